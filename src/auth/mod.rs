@@ -1,0 +1,1 @@
+//! Who is calling: finds, hashes and verifies the credential of a request.

@@ -1,0 +1,1 @@
+//! Have we answered this before: freshness rules, keys and the bounded memory store.

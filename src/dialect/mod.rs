@@ -1,0 +1,1 @@
+//! Provider wire formats: bytes in, facts and bytes out; sans I/O.

@@ -1,0 +1,1 @@
+//! May they, now: rates, concurrency and quota.

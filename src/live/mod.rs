@@ -1,0 +1,1 @@
+//! The running view of the configuration.

@@ -1,0 +1,1 @@
+//! The control plane: the only module that sees axum.

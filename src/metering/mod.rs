@@ -1,0 +1,1 @@
+//! What was used: counters that survive a clean stop.

@@ -1,0 +1,1 @@
+//! The data plane: the only module that sees a Pingora session.
