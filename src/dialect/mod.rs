@@ -1,1 +1,6 @@
 //! Provider wire formats: bytes in, facts and bytes out; sans I/O.
+//!
+//! Nothing here opens a socket, waits or reads a clock. What comes in is untrusted: every parser is
+//! bounded and none panics.
+
+pub mod inspect;
