@@ -4,3 +4,7 @@
 //! bounded and none panics.
 
 pub mod inspect;
+pub mod multipart;
+mod scan;
+pub mod splice;
+pub mod sse;
