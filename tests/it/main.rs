@@ -1,1 +1,20 @@
 //! Drives the real program from outside, on free ports, against a scriptable provider.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the bench measures the program by the real clock"
+)]
+
+#[cfg(test)]
+mod architecture;
+#[cfg(test)]
+mod bench_itself;
+#[cfg(test)]
+mod edge;
+#[cfg(test)]
+mod http;
+#[cfg(test)]
+mod provider;
+#[cfg(test)]
+mod servers;
+#[cfg(test)]
+mod wait;
