@@ -233,6 +233,10 @@ impl Answer {
                 .is_some_and(|t| t.starts_with("application/json"))
         );
         assert_eq!(self.header("x-llm-proxy-origin").unwrap_or("proxy"), "proxy");
+        assert!(
+            self.header("x-request-id").is_some(),
+            "every answer has a request id"
+        );
         self
     }
 

@@ -152,6 +152,20 @@ impl Postgres {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
+    /// All data of a database as text.
+    pub fn dump(&self, url: &str) -> String {
+        let output = Command::new(programs().join("pg_dump"))
+            .args(["--inserts", "-d", url])
+            .output()
+            .expect("run pg_dump");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// Stops the server; its data stay.
     pub fn stop(&mut self) {
         let keep = self.directory.join("keep");
