@@ -11,19 +11,39 @@ mod authentication;
 #[cfg(test)]
 mod bench_itself;
 #[cfg(test)]
+mod cache;
+#[cfg(test)]
+mod cli;
+#[cfg(test)]
 mod edge;
+#[cfg(test)]
+mod fleet;
 #[cfg(test)]
 mod health_and_listeners;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
+mod lifecycle;
+#[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod pass_through;
 #[cfg(test)]
 mod provider;
 #[cfg(test)]
+mod quota;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
+mod reload;
+#[cfg(test)]
+mod routing;
+#[cfg(test)]
+mod secrets;
+#[cfg(test)]
 mod servers;
+#[cfg(test)]
+mod stores_in_trouble;
 #[cfg(test)]
 mod streaming;
 #[cfg(test)]

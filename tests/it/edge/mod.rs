@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub use people::{Admin, Project, TokenUser, text};
-pub use yaml::{merge, to_yaml};
+pub use yaml::{NULL, merge, to_yaml};
 
 use crate::http::Client;
 use crate::provider::Provider;
@@ -241,6 +241,19 @@ impl TestEdge {
         self.wait_until_ready();
     }
 
+    /// Starts without waiting for readiness; the program may also end.
+    pub fn launch_only(&mut self) {
+        self.kill();
+        let file = self.state_dir().join("listening.json");
+        let _ = std::fs::remove_file(&file);
+        self.child = Some(self.spawn());
+        wait_until(Duration::from_secs(10), || file.exists() || !self.is_running());
+        if self.is_running() {
+            let ports = self.wait_for_ports();
+            self.take_ports(&ports);
+        }
+    }
+
     /// Runs another command of the program in this edge's surroundings.
     pub fn run(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(PROGRAM);
@@ -272,7 +285,14 @@ impl TestEdge {
     #[track_caller]
     fn launch(&mut self) {
         let from = Instant::now();
-        let child = spawn_bound_to_us(PROGRAM, |command| {
+        self.child = Some(self.spawn());
+        let ports = self.wait_for_ports();
+        self.started_in = from.elapsed();
+        self.take_ports(&ports);
+    }
+
+    fn spawn(&self) -> Child {
+        spawn_bound_to_us(PROGRAM, |command| {
             command
                 .arg("server")
                 .arg("-c")
@@ -283,10 +303,11 @@ impl TestEdge {
                 .stdout(self.output("stdout.log"))
                 .stderr(self.output("stderr.log"));
         })
-        .expect("start the program");
-        self.child = Some(child);
-        let ports = self.wait_for_ports();
-        self.started_in = from.elapsed();
+        .expect("start the program")
+    }
+
+    #[track_caller]
+    fn take_ports(&mut self, ports: &Value) {
         let address = |value: &Value| value.as_str().and_then(|text| text.parse().ok());
         self.proxy = address(&ports["proxy"][0]).unwrap_or_else(|| panic!("no proxy address in {ports}"));
         self.management = address(&ports["management"]).unwrap_or(self.proxy);
@@ -458,18 +479,7 @@ impl TestEdge {
     /// Starts what is prepared and waits for it to end by itself.
     #[track_caller]
     pub fn fails_again(&self) -> Output {
-        let mut child = spawn_bound_to_us(PROGRAM, |command| {
-            command
-                .arg("server")
-                .arg("-c")
-                .arg(self.config_path())
-                .args(&self.plan.arguments);
-            self.surround(command);
-            command
-                .stdout(self.output("stdout.log"))
-                .stderr(self.output("stderr.log"));
-        })
-        .expect("start the program");
+        let mut child = self.spawn();
         let ended = wait_until(Duration::from_secs(15), || !matches!(child.try_wait(), Ok(None)));
         if !ended {
             let _ = child.kill();

@@ -2,6 +2,9 @@
 
 use serde_json::{Map, Value};
 
+/// Stands for a null that is written (a null of `merge` removes).
+pub const NULL: &str = "\u{0}null";
+
 /// Block style; strings quoted, so that nothing is re-typed.
 pub fn to_yaml(value: &Value) -> String {
     let mut text = String::new();
@@ -32,6 +35,7 @@ fn write_map(map: &Map<String, Value>, depth: usize, text: &mut String) {
                 text.push('\n');
                 write_map(map, depth + 1, text);
             }
+            Value::String(word) if word == NULL => text.push_str(" null\n"),
             // Lists and scalars in flow style: JSON is YAML.
             other => text.push_str(&format!(" {other}\n")),
         }
