@@ -9,7 +9,8 @@ use crate::cache::MemoryStorage;
 use crate::config::{self, Strategy};
 use crate::domain::{Clock, Dialect};
 use crate::listen::{Drain, FrontCounters};
-use crate::live::{Live, ReloadTrigger, Reloader, Snapshot};
+use crate::live::reload::{Reloader, Trigger};
+use crate::live::{Live, Snapshot};
 use crate::management::ports::{
     CacheAdmin, CacheStats, ConfigView, Cooldown, KeyState, MetricsView, ModelEntry, ModelTarget, ModelView,
     ProviderEntry, ProviderHealth, ProviderView, Purge, PurgeOutcome, ReloadAnswer, UsageFlush,
@@ -21,33 +22,32 @@ use crate::proxy::{self, DrainView};
 use crate::telemetry::Metrics;
 
 /// `GET /manage/config` and its reload.
-pub struct ConfigurationView {
-    pub live: Arc<Live<Snapshot>>,
-    pub reloader: Arc<Reloader<Snapshot>>,
-}
+pub struct ConfigurationView(pub Arc<Reloader<Snapshot>>);
 
 #[async_trait]
 impl ConfigView for ConfigurationView {
     fn show(&self) -> Value {
-        let snapshot = self.live.load();
-        let outcome = self.live.last_outcome();
+        let running = self.0.running();
         json!({
-            "generation": self.live.generation(),
-            "file": snapshot.loaded.path,
-            "configuration": config::show(&snapshot.loaded),
-            "not_active": snapshot.loaded.inactive_keys,
-            "warnings": snapshot.loaded.warnings,
-            "last_reload": outcome,
+            "generation": self.0.live().generation(),
+            "file": running.path,
+            "configuration": config::show(&running),
+            "not_active": running.inactive_keys,
+            "warnings": running.warnings,
+            "last_reload": *self.0.last_outcome(),
         })
     }
 
     async fn reload(&self) -> ReloadAnswer {
-        let outcome = self.reloader.reload(ReloadTrigger::Api).await;
-        if outcome.applied() {
-            ReloadAnswer::Applied(serde_json::to_value(&*outcome).unwrap_or_default())
-        } else {
-            ReloadAnswer::Refused(outcome.errors().to_vec())
+        let outcome = self.0.reload(Trigger::Api).await;
+        if outcome.ok {
+            return ReloadAnswer::Applied(serde_json::to_value(&*outcome).unwrap_or_default());
         }
+        let mut errors: Vec<String> = outcome.faults.iter().map(ToString::to_string).collect();
+        if errors.is_empty() {
+            errors.extend(outcome.error.clone());
+        }
+        ReloadAnswer::Refused(errors)
     }
 }
 
@@ -59,7 +59,7 @@ pub struct CatalogueView {
 
 impl ProviderView for CatalogueView {
     fn list(&self) -> Vec<ProviderEntry> {
-        let snapshot = self.live.load();
+        let snapshot = self.live.snapshot();
         let catalogue = &snapshot.catalogue;
         let wall = self.clock.now();
         let default = &*catalogue.default_provider().name;
@@ -104,17 +104,17 @@ impl ProviderView for CatalogueView {
     }
 
     fn default_provider(&self) -> String {
-        self.live.load().catalogue.default_provider().name.to_string()
+        self.live.snapshot().catalogue.default_provider().name.to_string()
     }
 
     fn has_configured_key(&self, name: &str) -> Option<bool> {
-        self.live.load().catalogue.provider(name).map(|provider| provider.has_key())
+        self.live.snapshot().catalogue.provider(name).map(|provider| provider.has_key())
     }
 }
 
 impl ModelView for CatalogueView {
     fn list(&self) -> Vec<ModelEntry> {
-        let settings = Arc::clone(&self.live.load().settings);
+        let settings = Arc::clone(&self.live.snapshot().settings);
         settings
             .models
             .iter()
@@ -150,7 +150,7 @@ pub struct CacheView {
 #[async_trait]
 impl CacheAdmin for CacheView {
     async fn purge(&self, purge: Purge) -> PurgeOutcome {
-        if !self.live.load().settings.cache.enabled {
+        if !self.live.snapshot().settings.cache.enabled {
             return PurgeOutcome::Disabled;
         }
         let deleted = match purge {
@@ -173,7 +173,7 @@ impl CacheAdmin for CacheView {
         let storage = self.storage.stats();
         let counted = self.metrics.cache_counts();
         CacheStats {
-            enabled: self.live.load().settings.cache.enabled,
+            enabled: self.live.snapshot().settings.cache.enabled,
             backend: "memory",
             entries: storage.entries,
             bytes: storage.bytes,

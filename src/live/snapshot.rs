@@ -3,14 +3,12 @@
 use std::sync::Arc;
 
 use super::cors::CorsRules;
-use crate::config::{Loaded, OnProxyListener, Settings};
+use crate::config::{OnProxyListener, Settings};
 use crate::upstream::{Catalogue, CatalogueError, Upstreams, WatchedKeys};
 
 /// What a request lives on, from its first hook to its last.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// The configuration with what surrounds it: path, warnings, keys not active in this version.
-    pub loaded: Arc<Loaded>,
     /// The settings.
     pub settings: Arc<Settings>,
     /// Providers, models, rules.
@@ -28,8 +26,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// What of the configuration cannot be used: a CA file, a header that cannot be sent.
-    pub fn build(loaded: &Loaded, upstreams: &Arc<Upstreams>) -> Result<Self, CatalogueError> {
-        let settings = &loaded.settings;
+    pub fn build(settings: &Settings, upstreams: &Arc<Upstreams>) -> Result<Self, CatalogueError> {
         let catalogue = upstreams.catalogue(settings)?;
         let watched = WatchedKeys::new(
             settings.providers.iter().flat_map(|provider| provider.param_whitelist.iter().map(|(name, _)| name.as_str())),
@@ -43,7 +40,6 @@ impl Snapshot {
         Ok(Self {
             on_proxy_listener: settings.management.on_proxy_listener,
             settings: Arc::new(settings.clone()),
-            loaded: Arc::new(loaded.clone()),
             catalogue,
             cors,
             watched: Arc::new(watched),

@@ -16,7 +16,7 @@ use super::EdgeProxy;
 use super::body::{ReadBounds, RequestBody, Understood, Unreadable, read_held, send_continue, too_large};
 use super::ctx::RequestCtx;
 use super::forward::head::content_length;
-use super::path::{RequestPath, strip_prefix};
+use super::path::RequestPath;
 use crate::auth::{Principal, credential_hash};
 use crate::dialect::paths;
 use crate::domain::{Denial, DenialCode, Dialect};
@@ -61,7 +61,7 @@ impl EdgeProxy {
         ctx.arrival.read_head(session, &snapshot.settings.server.trusted_proxies);
         session.set_write_timeout(Some(snapshot.settings.server.stream_idle_timeout));
         let raw_path = session.req_header().uri.path().to_owned();
-        let path = strip_prefix(&raw_path, &snapshot.settings.server.path_prefixes);
+        let path = paths::strip_prefix(&raw_path, &snapshot.settings.server.path_prefixes);
         if path.starts_with("/v1/messages") {
             ctx.arrival.dialect = Dialect::Anthropic;
         }
@@ -107,6 +107,7 @@ impl EdgeProxy {
         self.admit_body(session, ctx, &caller, &request_path).await?;
         let route = self.admit_model(session, ctx, &caller, &request_path)?;
         ctx.caller = Some(caller);
+        ctx.outcome.public_model = route.public_name().cloned();
         ctx.destination = Some(route);
         Ok(Admitted::Onward)
     }
@@ -131,17 +132,17 @@ impl EdgeProxy {
         let normal = paths::normalise(path).map_err(|error| {
             Denial::new(DenialCode::EndpointNotFound, format!("the path is not in normal form: {error}"))
         })?;
-        let known = paths::facts(&normal);
+        let known = paths::classify(session.req_header().method.as_str(), &normal);
         let query = session.req_header().uri.query();
         let target = match query {
             Some(query) => [path, "?", query].concat(),
             None => path.to_owned(),
         };
         let request_path = RequestPath {
-            class: PathClass::of(normal.as_str()),
-            path: normal.as_str().to_owned(),
+            class: PathClass::of(normal.decoded()),
+            path: normal.decoded().to_owned(),
             target,
-            kind: known.kind,
+            facts: known,
             client: ctx.arrival.dialect,
         };
         let facts = request_facts(session, &request_path);

@@ -31,6 +31,8 @@ pub struct Arrival {
     pub client: IpAddr,
     /// The dialect in which refusals are written.
     pub dialect: Dialect,
+    /// A health probe: it writes no access line.
+    pub is_quiet: bool,
 }
 
 impl Arrival {
@@ -46,6 +48,7 @@ impl Arrival {
             peer: None,
             client: IpAddr::from([0, 0, 0, 0]),
             dialect: Dialect::OpenAi,
+            is_quiet: false,
         }
     }
 

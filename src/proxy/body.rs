@@ -63,6 +63,16 @@ impl HeldBody {
     }
 }
 
+impl RequestBody {
+    /// The `n` that was asked for.
+    pub fn choices(&self) -> Option<u64> {
+        match self {
+            Self::Held(HeldBody { facts: Understood::Json(facts), .. }) => facts.n,
+            _ => None,
+        }
+    }
+}
+
 /// The bounds of a read.
 #[derive(Debug, Clone)]
 pub struct ReadBounds {

@@ -9,9 +9,11 @@ use super::outcome::Outcome;
 use super::path::RequestPath;
 use super::places::Place;
 use crate::auth::Principal;
-use crate::limit::{RateView, Reservation};
+use crate::dialect::sse::StreamKind;
+use crate::domain::Clock;
+use crate::limit::Reservation;
 use crate::live::Snapshot;
-use crate::upstream::Destination;
+use crate::upstream::{PathClass, Route};
 
 /// The state of one request, from the first hook to the last, on one snapshot.
 #[derive(Debug)]
@@ -27,7 +29,7 @@ pub struct RequestCtx {
     /// Its body.
     pub body: RequestBody,
     /// Where it may go.
-    pub destination: Option<Destination>,
+    pub destination: Option<Route>,
     /// What the cache says.
     pub cache: CacheState,
     /// What was taken from limits and quota; dropping it settles.
@@ -39,8 +41,47 @@ pub struct RequestCtx {
 }
 
 impl RequestCtx {
-    /// The rate that the client should see: the tighter of token and project.
-    pub fn rate_fields(&self) -> Option<RateView> {
-        self.reservation.as_ref().and_then(Reservation::rate_view)
+    /// A request of which nothing is known yet.
+    pub fn new(snapshot: Arc<Snapshot>, clock: &dyn Clock) -> Self {
+        Self {
+            snapshot,
+            arrival: Arrival::at(clock),
+            path: None,
+            caller: None,
+            body: RequestBody::default(),
+            destination: None,
+            cache: CacheState::default(),
+            reservation: None,
+            outcome: Outcome::default(),
+            place: None,
+        }
+    }
+
+    /// Whether the path is an inference path.
+    pub fn is_inference(&self) -> bool {
+        self.path.as_ref().is_some_and(|path| path.class == PathClass::Inference)
+    }
+
+    /// How a stream of this path is written.
+    pub fn stream_kind(&self) -> Option<StreamKind> {
+        self.path.as_ref().map(|path| path.facts.stream)
+    }
+
+    /// The model asked for.
+    pub fn asked_model(&self) -> Option<String> {
+        match &self.body {
+            RequestBody::Held(held) => held.model().map(str::to_owned),
+            RequestBody::Unread | RequestBody::Streamed => None,
+        }
+    }
+
+    /// The public name of the model, where the operator configured one: a bounded label.
+    pub fn public_model(&self) -> Option<&str> {
+        self.outcome.public_model.as_deref()
+    }
+
+    /// Whether the body can be sent again.
+    pub fn body_can_be_repeated(&self) -> bool {
+        !matches!(self.body, RequestBody::Streamed)
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn decorate(
     if exposed.timing {
         timing(ctx, answer, now)?;
     }
-    if exposed.ratelimit && let Some(rates) = ctx.rate_fields() {
+    if exposed.ratelimit && let Some(rates) = ctx.outcome.rate {
         answer.insert_header("x-ratelimit-limit-requests", rates.limit)?;
         answer.insert_header("x-ratelimit-remaining-requests", rates.remaining)?;
         insert_text(answer, "x-ratelimit-reset-requests", &rates.reset_text())?;

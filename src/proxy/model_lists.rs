@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::header::{self, HeaderValue};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
@@ -15,7 +15,7 @@ use super::caching::CacheStatus;
 use super::ctx::RequestCtx;
 use super::path::RequestPath;
 use crate::auth::Principal;
-use crate::dialect::models::{self, ModelEntry};
+use crate::dialect::model_list::{ListedModel, MAX_LIST_BYTES, parse_list, render_list, render_model};
 use crate::domain::{Denial, DenialCode, Dialect, Glob, Secret};
 use crate::upstream::Provider;
 use crate::upstream::resolve::AllowedModels;
@@ -27,8 +27,6 @@ const FRESH: Duration = Duration::from_mins(5);
 const USABLE: Duration = Duration::from_hours(24);
 /// How long a fetch may take.
 const FETCH: Duration = Duration::from_secs(5);
-/// Largest list that is read.
-const LIST_BYTES: usize = 4 * 1024 * 1024;
 /// Lists kept, one per provider key; above it the least used is forgotten.
 const LISTS: usize = 1024;
 
@@ -46,7 +44,7 @@ struct Slot {
 
 #[derive(Debug)]
 struct Kept {
-    entries: Vec<ModelEntry>,
+    entries: Vec<ListedModel>,
     fetched: Duration,
 }
 
@@ -76,11 +74,11 @@ impl EdgeProxy {
         let Some(caller) = ctx.caller.clone() else { return Ok(()) };
         let allowed = AllowedModels { token: &caller.token_allowed_models, project: &caller.project_allowed_models };
         let created = ctx.arrival.received_at.as_seconds();
-        let mut entries: Vec<ModelEntry> = ctx
+        let mut entries: Vec<ListedModel> = ctx
             .snapshot
             .catalogue
             .public_models(allowed)
-            .map(|model| ModelEntry::new(&model.name, created, "llm-proxy"))
+            .map(|model| ListedModel { id: model.name.to_string(), created, owned_by: "llm-proxy".to_owned() })
             .collect();
         let (passed, status) = self.provider_list(ctx, &caller).await;
         ctx.cache.status = status;
@@ -94,12 +92,11 @@ impl EdgeProxy {
                 }
             }
         }
-        let wanted = path.path.strip_prefix("/v1/models").map(|rest| rest.trim_start_matches('/')).unwrap_or_default();
-        let body = if wanted.is_empty() {
-            models::render_list(path.client, &entries)
-        } else {
-            match entries.iter().find(|entry| entry.id == wanted) {
-                Some(entry) => models::render_one(path.client, entry),
+        let wanted = path.path.strip_prefix("/v1/models/").filter(|id| !id.is_empty());
+        let body = match wanted {
+            None => render_list(path.client, &entries),
+            Some(wanted) => match entries.iter().find(|entry| entry.id == wanted) {
+                Some(entry) => render_model(path.client, entry),
                 None => {
                     let denial = Denial::new(DenialCode::ModelNotFound, format!("model `{wanted}` does not exist or is not allowed for this token"))
                         .with_param("model");
@@ -109,7 +106,7 @@ impl EdgeProxy {
         };
         let mut head = ResponseHeader::build_no_case(200, Some(20))?;
         head.insert_header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
-        self.answer(session, ctx, head, Bytes::from(body)).await
+        self.answer(session, ctx, head, body).await
     }
 
     /// The default provider's own list, if it is passed through and can be had.
@@ -174,7 +171,7 @@ impl ModelLists {
 }
 
 /// Asks a provider for its list. `None`: it could not be had, whatever the reason.
-async fn fetch(provider: &Provider, project_key: Option<&Secret>) -> Option<Vec<ModelEntry>> {
+async fn fetch(provider: &Provider, project_key: Option<&Secret>) -> Option<Vec<ListedModel>> {
     let connector = provider.connector.as_ref()?;
     let target = if provider.dialect == Dialect::Anthropic { "/v1/models?limit=1000" } else { "/v1/models" };
     let mut head = RequestHeader::build_no_case("GET", provider.address(target).as_bytes(), Some(8)).ok()?;
@@ -203,12 +200,12 @@ async fn fetch(provider: &Provider, project_key: Option<&Secret>) -> Option<Vec<
     }
     let mut body = BytesMut::new();
     while let Some(chunk) = session.read_response_body().await.ok()? {
-        if body.len() + chunk.len() > LIST_BYTES {
+        if body.len() + chunk.len() > MAX_LIST_BYTES {
             return None;
         }
         body.extend_from_slice(&chunk);
     }
-    let entries = models::parse_list(&body)?;
+    let entries = parse_list(&body)?;
     if connected.session.response_done() {
         connector.release(connected, provider.timeouts.idle_connection).await;
     }

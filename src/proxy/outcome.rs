@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::{DenialCode, Timestamp};
+use crate::limit::RateStanding;
 
 /// Whose answer the client got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -77,16 +78,22 @@ pub struct Outcome {
     pub status: u16,
     /// Why it was refused.
     pub refusal: Option<DenialCode>,
+    /// The public name of the model, where the operator configured one.
+    pub public_model: Option<Arc<str>>,
     /// How the answer ended.
     pub ending: Ending,
     /// The provider's side.
     pub served: Served,
+    /// The request left, or may have left, for a provider.
+    pub sent: bool,
     /// Body bytes received.
     pub bytes_in: u64,
     /// Body bytes sent.
     pub bytes_out: u64,
     /// From arrival to the first byte of the answer.
     pub first_byte: Option<Duration>,
+    /// Where the tighter rate of token and project stands.
+    pub rate: Option<RateStanding>,
     /// The answer is a stream under way, counted in `llm_proxy_active_streams`.
     pub streaming: bool,
 }

@@ -33,6 +33,7 @@ impl EdgeProxy {
             return Ok(Some(true));
         }
         if let Some(response) = self.own_paths.health(path) {
+            ctx.arrival.is_quiet = true;
             self.write_own(session, ctx, response).await?;
             return Ok(Some(true));
         }

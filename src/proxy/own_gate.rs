@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, Version};
 
+use crate::live::OnProxyListener;
+
 /// `management.on_proxy_listener`, with what else the rule needs.
 #[derive(Debug, Clone, Copy)]
 pub struct OwnPathRule {
@@ -13,17 +15,6 @@ pub struct OwnPathRule {
     pub proxy_protocol: bool,
     /// Whether `server.trusted_proxies` has entries.
     pub trusts_proxies: bool,
-}
-
-/// `management.on_proxy_listener`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnProxyListener {
-    /// Own paths are unknown paths there.
-    Off,
-    /// To the machine's own users, as far as that can be told.
-    Local,
-    /// To everybody (with a bearer).
-    All,
 }
 
 /// Why an own path was not answered, for the log line once a minute.

@@ -9,7 +9,7 @@ use super::EdgeProxy;
 use super::ctx::RequestCtx;
 use super::decorate::decorate;
 use super::outcome::{Ending, Origin};
-use crate::dialect::error::{ErrorFields, render_error};
+use crate::dialect::error::render_denial;
 use crate::domain::Denial;
 
 impl EdgeProxy {
@@ -25,15 +25,7 @@ impl EdgeProxy {
         if let Some(scope) = denial.scope {
             self.metrics.rate_limited(scope);
         }
-        let body = Bytes::from(render_error(
-            ctx.arrival.dialect,
-            &ErrorFields {
-                code: denial.code,
-                message: &denial.message,
-                param: denial.param.as_deref(),
-                request_id: ctx.arrival.request_id(),
-            },
-        ));
+        let body = render_denial(ctx.arrival.dialect, &denial, ctx.arrival.request_id(), &[]);
         let mut head = ResponseHeader::build_no_case(denial.code.status(), Some(24))?;
         head.insert_header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
         head.insert_header("x-llm-proxy-error-code", HeaderValue::from_static(denial.code.as_str()))?;

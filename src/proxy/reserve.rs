@@ -3,7 +3,7 @@
 use super::EdgeProxy;
 use super::ctx::RequestCtx;
 use crate::domain::{Denial, DenialCode};
-use crate::limit::Caller;
+use crate::limit::Subject;
 
 impl EdgeProxy {
     /// Takes what this request needs; dropping the context gives back what was not used.
@@ -11,14 +11,24 @@ impl EdgeProxy {
         let Some(principal) = &ctx.caller else {
             return Err(Denial::new(DenialCode::InternalError, "the request has no caller"));
         };
-        let caller = Caller {
+        let subject = Subject {
             token_id: principal.token_id,
             project_id: principal.project_id,
             token_limits: principal.token_limits,
             project_limits: principal.project_limits,
             max_requests: principal.max_requests,
+            client: ctx.arrival.client,
         };
-        ctx.reservation = Some(self.limiter.reserve(&caller).await?);
-        Ok(())
+        match self.limiter.reserve(subject).await {
+            Ok(reservation) => {
+                ctx.outcome.rate = reservation.rate_standing();
+                ctx.reservation = Some(reservation);
+                Ok(())
+            }
+            Err(refused) => {
+                ctx.outcome.rate = refused.rate;
+                Err(refused.denial)
+            }
+        }
     }
 }

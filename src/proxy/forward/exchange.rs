@@ -96,6 +96,7 @@ impl EdgeProxy {
         if let Some(reservation) = &mut ctx.reservation {
             reservation.mark_sent();
         }
+        ctx.outcome.sent = true;
         address(&mut head, &connected.session, &provider);
         ctx.outcome.served.request_started_at = Some(self.clock.now());
         let mut upload = Upload { limit_bytes: ctx.snapshot.settings.server.max_request_bytes, sent_bytes: 0 };
@@ -189,9 +190,10 @@ impl EdgeProxy {
         let delivery = Delivery {
             provider: &provider.name,
             kind: ctx.stream_kind(),
+            choices: ctx.body.choices(),
             rules: DownRules {
                 own_key: owner == KeyOwner::Project,
-                own_rates: ctx.rate_fields().is_some() && server.expose_headers.ratelimit,
+                own_rates: ctx.outcome.rate.is_some() && server.expose_headers.ratelimit,
             },
             idle_timeout: server.stream_idle_timeout,
             whole_by: provider.timeouts.request.map(|limit| Instant::now() + limit),
