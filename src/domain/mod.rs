@@ -1,1 +1,27 @@
-//! Nouns and rules: no I/O, no async.
+//! Nouns and rules: no I/O, no sockets, no store.
+
+pub mod audit;
+pub mod client_address;
+pub mod clock;
+pub mod crypto;
+pub mod denial;
+pub mod glob;
+pub mod ids;
+pub mod limits;
+pub mod obfuscate;
+pub mod patch;
+pub mod project;
+pub mod provider_dialect;
+pub mod secret;
+pub mod spawn;
+pub mod token;
+
+pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
+pub use denial::{Denial, DenialCode};
+pub use glob::Glob;
+pub use ids::{ProjectId, RecordId, TokenId};
+pub use limits::{Budget, BudgetPeriod, Limits};
+pub use project::Project;
+pub use provider_dialect::Dialect;
+pub use secret::Secret;
+pub use token::{Token, TokenHash};

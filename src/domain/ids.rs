@@ -1,0 +1,87 @@
+//! Identities: projects, tokens and records.
+
+use std::fmt;
+use std::str::FromStr;
+
+use uuid::Uuid;
+
+macro_rules! uuid_id {
+    ($name:ident, $doc:literal) => {
+        #[doc = $doc]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// A new random identity (UUID v4).
+            pub fn random() -> Self {
+                Self(Uuid::new_v4())
+            }
+
+            /// From its sixteen bytes.
+            pub fn from_bytes(bytes: [u8; 16]) -> Self {
+                Self(Uuid::from_bytes(bytes))
+            }
+
+            /// Its sixteen bytes.
+            pub fn as_bytes(&self) -> &[u8; 16] {
+                self.0.as_bytes()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({})", stringify!($name), self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NotAnId;
+
+            fn from_str(text: &str) -> Result<Self, NotAnId> {
+                Uuid::try_parse(text).map(Self).map_err(|_| NotAnId)
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+    };
+}
+
+/// The text is not a UUID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an id; ids look like `3f2b8c1e-8f0a-4a53-9a57-0a4a2b8f3f10`")]
+pub struct NotAnId;
+
+uuid_id!(ProjectId, "The identity of a project (a tenant).");
+uuid_id!(TokenId, "The identity of a token; not its secret.");
+uuid_id!(AuditId, "The identity of an audit event.");
+
+/// The server-made identity of one client request (a ULID): what keys records and events. The client's
+/// request id is an attribute only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RecordId(ulid::Ulid);
+
+impl RecordId {
+    /// A new identity for the moment `now`.
+    pub fn new(now: super::Timestamp) -> Self {
+        let millis = u64::try_from(now.as_micros() / 1000).unwrap_or(0);
+        let random = Uuid::new_v4().as_u128();
+        Self(ulid::Ulid::from_parts(millis, random))
+    }
+}
+
+impl fmt::Display for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut buffer = [0u8; ulid::ULID_LEN];
+        f.write_str(self.0.array_to_str(&mut buffer))
+    }
+}
