@@ -4,6 +4,7 @@
 //! that the client has left), the socket is watched here: bytes of the next request are kept back
 //! and the read stays pending, an end or an error of the connection is passed through as such.
 
+use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use pingora_core::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
 
 use super::framing::BodyFraming;
 
@@ -54,6 +56,33 @@ pub(super) struct ClientStream {
     /// What of the current request is still to come.
     body: BodyFraming,
     digest: Arc<SocketDigest>,
+    /// Our side has ended, the client's is swallowed.
+    linger: Option<Linger>,
+}
+
+/// The time between our last byte and the end of the connection.
+struct Linger {
+    timer: Pin<Box<Sleep>>,
+    end: Instant,
+    swallowed: usize,
+}
+
+impl Linger {
+    fn begin() -> Self {
+        let now = Instant::now();
+        Self {
+            timer: Box::pin(tokio::time::sleep_until(now + LINGER_SILENCE)),
+            end: now + LINGER_TOTAL,
+            swallowed: 0,
+        }
+    }
+
+    /// The client has sent more; false when it has sent enough.
+    fn goes_on(&mut self, received: usize) -> bool {
+        self.swallowed += received;
+        self.timer.as_mut().reset((Instant::now() + LINGER_SILENCE).min(self.end));
+        self.swallowed < LINGER_BYTES
+    }
 }
 
 impl ClientStream {
@@ -69,6 +98,7 @@ impl ClientStream {
             unsent: BytesMut::new(),
             body: BodyFraming::Finished,
             digest: Arc::new(digest),
+            linger: None,
         }
     }
 
@@ -106,8 +136,26 @@ impl ClientStream {
 
     /// Sends `answer` and ends the connection so that the client can read it.
     pub(super) async fn close_with(&mut self, answer: &[u8]) {
+        // a client that is gone needs no answer
         if self.write_all(answer).await.is_ok() {
-            self.close().await;
+            let _ = AsyncWriteExt::shutdown(self).await;
+        }
+    }
+
+    fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let linger = self.linger.get_or_insert_with(Linger::begin);
+        loop {
+            let mut space = [const { MaybeUninit::uninit() }; READ_BYTES];
+            let mut buffer = ReadBuf::uninit(&mut space);
+            match Pin::new(&mut self.socket).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    if !linger.goes_on(buffer.filled().len()) {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => return linger.timer.as_mut().poll(context).map(Ok),
+            }
         }
     }
 
@@ -127,30 +175,6 @@ impl ClientStream {
             if !matches!(self.socket.try_read(&mut space), Ok(1..)) {
                 return;
             }
-        }
-    }
-
-    /// Sends what is unsent, ends our side, and swallows what the client still sends of its request.
-    async fn close(&mut self) {
-        if AsyncWriteExt::shutdown(self).await.is_err() {
-            return;
-        }
-        if self.body.is_finished() && self.unread.is_empty() {
-            self.swallow_what_has_come();
-            return;
-        }
-        self.unread = BytesMut::new();
-        let _ = tokio::time::timeout(LINGER_TOTAL, self.swallow()).await;
-    }
-
-    async fn swallow(&mut self) {
-        let mut swallowed = 0;
-        while swallowed < LINGER_BYTES {
-            match tokio::time::timeout(LINGER_SILENCE, self.receive()).await {
-                Ok(Ok(count @ 1..)) => swallowed += count,
-                _ => return,
-            }
-            self.unread.clear();
         }
     }
 
@@ -275,17 +299,28 @@ impl AsyncWrite for ClientStream {
         self.get_mut().poll_send(context)
     }
 
+    /// Sends what is unsent, ends our side, and swallows what the client still sends of its request:
+    /// closing over unread bytes would reset the connection and destroy the answer.
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(this.poll_send(context))?;
-        Pin::new(&mut this.socket).poll_shutdown(context)
+        if this.linger.is_none() {
+            ready!(this.poll_send(context))?;
+            ready!(Pin::new(&mut this.socket).poll_shutdown(context))?;
+            if this.body.is_finished() && this.unread.is_empty() {
+                this.swallow_what_has_come();
+                return Poll::Ready(Ok(()));
+            }
+            this.unread = BytesMut::new();
+        }
+        this.poll_linger(context)
     }
 }
 
 #[async_trait]
 impl Shutdown for ClientStream {
     async fn shutdown(&mut self) {
-        self.close().await;
+        // the connection ends either way
+        let _ = AsyncWriteExt::shutdown(self).await;
     }
 }
 
