@@ -6,6 +6,7 @@
 pub mod access;
 pub mod answer;
 pub mod audit;
+pub mod audit_writer;
 
 pub mod cache;
 pub mod configuration;
@@ -35,6 +36,7 @@ mod fakes;
 #[cfg(test)]
 mod tests;
 
+pub use audit_writer::{AuditSettings, AuditWriter};
 pub use own_paths::{OwnPaths, OwnRequest, OwnResponse};
 pub use services::Services;
 pub use settings::{ManagementSettings, ManagementTokens, Role};

@@ -6,7 +6,7 @@ pub fn nearest<'a>(written: &str, candidates: &[&'a str]) -> Option<&'a str> {
     if written.len() > LONGEST {
         return None;
     }
-    let allowed = (written.chars().count() / 3).max(2);
+    let allowed = (written.chars().count() / 2).max(2);
     candidates
         .iter()
         .map(|candidate| (distance(written, candidate), *candidate))
