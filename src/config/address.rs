@@ -107,6 +107,16 @@ impl BaseUrl {
         }
     }
 
+    /// The address of the demo dialect, which opens no connection.
+    pub fn demo() -> Self {
+        Self {
+            scheme: Scheme::Http,
+            host: "demo.invalid".to_owned(),
+            port: 80,
+            path: String::new(),
+        }
+    }
+
     /// Whether it is reached through TLS.
     pub fn is_tls(&self) -> bool {
         self.scheme == Scheme::Https
