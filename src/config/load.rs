@@ -129,6 +129,11 @@ pub fn load(request: &LoadRequest<'_>) -> Result<Loaded, ConfigErrors> {
         return Err(faults.into_errors().watching(&watched_files));
     }
     warn(&settings, &tree, &mut warnings);
+    let certificates = settings
+        .providers
+        .iter()
+        .filter_map(|provider| provider.ca_file.as_ref());
+    watched_files.extend(certificates.map(|path| request.cwd.join(path)));
     watched_files.sort();
     watched_files.dedup();
     Ok(Loaded {

@@ -23,6 +23,7 @@ mod observing;
 pub mod overrides;
 mod path;
 mod providers;
+pub mod reference;
 mod routing;
 pub mod schema;
 mod section;

@@ -264,8 +264,10 @@ impl Overrides<'_> {
         match read_secret_file(path.as_ref()) {
             Ok(text) => Some((file_name, text)),
             Err(message) => {
-                self.faults
-                    .general("environment", format!("variable `{file_name}`: {message}"));
+                self.faults.general(
+                    "environment",
+                    format!("variable `{file_name}`: file `{path}`: {message}"),
+                );
                 None
             }
         }

@@ -155,6 +155,14 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// The value as a message may name it: never a secret, never what a variable held.
+    pub fn shown(&self, key: &str) -> String {
+        match self.value(key).map(|node| &node.value) {
+            Some(Value::Scalar(scalar)) => shown(scalar, &self.path.key(key)),
+            _ => "[none]".to_owned(),
+        }
+    }
+
     /// A fault of one item of a list.
     pub fn refuse_item(&self, item: &Item<'_>, message: &str) {
         self.faults
@@ -266,6 +274,9 @@ impl<'a> Section<'a> {
         let node = self.value(key)?;
         let path = self.path.key(key);
         let Value::List(items) = &node.value else {
+            if self.is_text(key, "none") || self.is_empty_text(key) {
+                return Some(Vec::new());
+            }
             if !is_broken(node) {
                 self.faults.at_node(
                     node,

@@ -540,3 +540,59 @@ fn no_secret_is_shown() {
     );
     assert_eq!(shown["management"]["tokens"][0]["name"], "a");
 }
+
+#[test]
+fn a_new_provider_brings_its_own_pool_without_a_new_process() {
+    let old = load_with("providers: {openai: {connection: {http2: auto}}}\n", &[]).unwrap();
+    let yaml = "providers:\n  openai: {connection: {http2: never}}\n  x: {base_url: 'https://x', connection: {max_idle_conns: 5}}\n";
+    let new = load_with(yaml, &[]).unwrap();
+    assert_eq!(
+        diff(&old, &new).process_only,
+        ["providers.openai.connection.http2"]
+    );
+    let pinned = new.pinned_to(&old).unwrap();
+    assert_eq!(
+        pinned
+            .settings
+            .provider("x")
+            .unwrap()
+            .connection
+            .max_idle_connections,
+        5
+    );
+    assert_eq!(
+        pinned.settings.provider("openai").unwrap().connection.http2,
+        Http2::Auto
+    );
+}
+
+#[test]
+fn a_default_that_is_written_out_needs_no_new_process() {
+    let (old, new) = (
+        load_with("", &[]).unwrap(),
+        load_with("server: {listen: ':8080'}\n", &[]).unwrap(),
+    );
+    assert!(diff(&old, &new).process_only.is_empty());
+}
+
+#[test]
+fn every_active_key_is_read_by_somebody() {
+    for key in crate::config::schema::keys().filter(|key| key.active && !key.path.contains("[]")) {
+        if key.path.ends_with('>') {
+            continue;
+        }
+        let path = key.path.replace("<name>", "some");
+        let mut yaml = String::new();
+        for (depth, part) in path.split('.').enumerate() {
+            yaml += &format!("{}{part}:\n", "  ".repeat(depth));
+        }
+        yaml += &format!("{}{{wrong: 1}}\n", "  ".repeat(path.split('.').count()));
+        let folder = tempfile::tempdir().unwrap();
+        let errors = load_in(folder.path(), &yaml, &[]).unwrap_err();
+        let found = errors
+            .faults
+            .iter()
+            .any(|fault| fault.key.as_deref() == Some(&path));
+        assert!(found, "`{path}` can be anything: {errors}");
+    }
+}
