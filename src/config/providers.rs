@@ -286,7 +286,7 @@ impl Default for ProviderTimeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(10),
-            response_header: Duration::from_secs(600),
+            response_header: Duration::from_mins(10),
             idle_connection: Duration::from_secs(90),
             request: None,
         }

@@ -125,6 +125,11 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// Whether a reference in the value could not be resolved.
+    pub fn is_broken(&self, key: &str) -> bool {
+        self.value(key).is_some_and(is_broken)
+    }
+
     /// Whether the value is `[]`.
     pub fn is_empty_list(&self, key: &str) -> bool {
         self.value(key)

@@ -1,8 +1,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use std::time::Duration;
+
 use super::*;
-use crate::config::{diff, show};
+use crate::config::{Http2, LogFormat, RateFallback, diff, show};
 use crate::domain::{Dialect, Limits};
 
 const TOKEN: (&str, &str) = ("MANAGEMENT_TOKEN", "a-management-token-for-tests");
@@ -584,9 +586,9 @@ fn every_active_key_is_read_by_somebody() {
         let path = key.path.replace("<name>", "some");
         let mut yaml = String::new();
         for (depth, part) in path.split('.').enumerate() {
-            yaml += &format!("{}{part}:\n", "  ".repeat(depth));
+            yaml.extend(["  ".repeat(depth).as_str(), part, ":\n"]);
         }
-        yaml += &format!("{}{{wrong: 1}}\n", "  ".repeat(path.split('.').count()));
+        yaml.extend(["  ".repeat(path.split('.').count()).as_str(), "{wrong: 1}\n"]);
         let folder = tempfile::tempdir().unwrap();
         let errors = load_in(folder.path(), &yaml, &[]).unwrap_err();
         let found = errors
@@ -595,4 +597,20 @@ fn every_active_key_is_read_by_somebody() {
             .any(|fault| fault.key.as_deref() == Some(&path));
         assert!(found, "`{path}` can be anything: {errors}");
     }
+}
+
+#[test]
+fn an_unset_management_token_is_named_as_people_search_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = load_in(folder.path(), "management:\n  token: ${MANAGEMENT_TOKEN}\n", &[])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("MANAGEMENT_TOKEN environment variable is required"),
+        "{text}"
+    );
+    let text = load_in(folder.path(), "management:\n  token: 'a b'\n", &[])
+        .unwrap_err()
+        .to_string();
+    assert!(!text.contains("is required"), "{text}");
 }

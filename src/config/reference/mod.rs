@@ -97,7 +97,7 @@ fn example_path(path: &str) -> Vec<String> {
 
 /// The tables of `docs/configuration.md`.
 pub fn configuration_md() -> String {
-    let mut text = String::from(include_str!("reference/intro.md"));
+    let mut text = String::from(include_str!("intro.md"));
     text += "\n## Keys\n\n\"live\": changed by a reload; \"process\": needs a new process, a reload names it. \
              A `*` behind the name: not active in this version, accepted at its default and at `0`, `off`, `never`, `none`, `false`, null, empty.\n";
     let mut section = "";
@@ -134,7 +134,7 @@ pub fn configuration_md() -> String {
         let file = if variable.from_file { "file" } else { "" };
         let _ = writeln!(text, "| `{}` | `{}` | {file} |", variable.name, variable.key);
     }
-    text += include_str!("reference/variables.md");
+    text += include_str!("variables.md");
     let list = |names: &[&str]| {
         names
             .iter()
