@@ -11,23 +11,23 @@ use super::schema;
 use super::tree::{Node, Place, Scalar, Source, Value};
 
 /// One fault.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Fault {
     /// The file, or `environment`.
     pub file: String,
     /// Line, counted from 1; absent for the environment.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub line: Option<usize>,
     /// Column, counted from 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub column: Option<usize>,
     /// The key's path, when a key is at fault.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub key: Option<String>,
     /// What was found and what would be right.
     pub message: String,
     /// The line of the file and a mark under the place.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub snippet: Option<String>,
 }
 
@@ -51,6 +51,17 @@ impl fmt::Display for Fault {
 pub struct ConfigErrors {
     /// In the order of the file; those of the environment last.
     pub faults: Vec<Fault>,
+    /// Files that were read, or should have been: a change of one of them may mend it.
+    pub watched_files: Vec<std::path::PathBuf>,
+}
+
+impl ConfigErrors {
+    /// Names the files whose change may mend it.
+    #[must_use]
+    pub(super) fn watching(mut self, files: &[std::path::PathBuf]) -> Self {
+        self.watched_files = files.to_vec();
+        self
+    }
 }
 
 /// Collects faults while a configuration is read.
@@ -85,7 +96,10 @@ impl Faults {
         let mut faults = self.list.into_inner();
         faults.sort_by_key(|fault| (fault.line.is_none(), fault.line, fault.column));
         faults.dedup();
-        ConfigErrors { faults }
+        ConfigErrors {
+            faults,
+            watched_files: Vec::new(),
+        }
     }
 
     /// A fault of a value; the message begins with what is wrong, such as ``is no duration; write …``.
@@ -134,9 +148,28 @@ impl Faults {
         });
     }
 
-    /// A fault of syntax: the line is shown without its value.
+    /// A fault of syntax: the line is shown as far as its key.
     pub fn syntax(&self, place: &Place, message: &str) {
-        self.add(place, None, message, Show::Masked);
+        let Place::File { line, column, .. } = place else { return };
+        let text = line.checked_sub(1).and_then(|index| self.lines.get(index)).map_or("", String::as_str);
+        // WHY: braces end a plain value inside `{…}` and `[…]`, which surprises people who write `${NAME}` there.
+        let is_reference = text.contains("${") && text.contains(['{', '[']) && message.contains("flow");
+        let hint = if is_reference { "; inside `{}` and `[]` put `${NAME}` into quotes" } else { "" };
+        let lead: String = match text.find(':') {
+            Some(end) if is_plain_lead(&text[..=end]) => format!("{} ", &text[..=end]),
+            _ => text.chars().take_while(|c| matches!(c, ' ' | '-')).collect(),
+        };
+        let mark = lead.chars().count().min(column - 1);
+        let margin = " ".repeat(line.to_string().len());
+        let snippet = format!("  {line} | {lead}…\n  {margin} | {}^", " ".repeat(mark));
+        self.push(Fault {
+            file: self.file.clone(),
+            line: Some(*line),
+            column: Some(*column),
+            key: None,
+            message: format!("{message}{hint}"),
+            snippet: (!text.is_empty()).then_some(snippet),
+        });
     }
 
     fn add(&self, place: &Place, path: Option<&KeyPath>, message: &str, show: Show) {

@@ -77,7 +77,6 @@ pub fn load(request: &LoadRequest<'_>) -> Result<Loaded, ConfigErrors> {
         }
     };
     let path = choose_file(request, &environment);
-    let source = read_source(path.as_deref(), &request.cwd)?;
     let folder = path
         .as_ref()
         .and_then(|path| path.parent())
@@ -86,13 +85,15 @@ pub fn load(request: &LoadRequest<'_>) -> Result<Loaded, ConfigErrors> {
     if has_dotenv {
         watched_files.push(request.cwd.join(".env"));
     }
+    let source =
+        read_source(path.as_deref(), &request.cwd).map_err(|errors| errors.watching(&watched_files))?;
     let name = path
         .as_ref()
         .map_or_else(|| "configuration".to_owned(), |path| path.display().to_string());
     let faults = Faults::new(&name, &source);
     let mut tree = match parse(&source, &faults) {
         Some(tree) => tree,
-        None => return Err(faults.into_errors()),
+        None => return Err(faults.into_errors().watching(&watched_files)),
     };
     rename_old_keys(&mut tree, &faults);
     let context = interpolate::Context {
@@ -125,7 +126,7 @@ pub fn load(request: &LoadRequest<'_>) -> Result<Loaded, ConfigErrors> {
         },
     );
     if !faults.is_empty() {
-        return Err(faults.into_errors());
+        return Err(faults.into_errors().watching(&watched_files));
     }
     warn(&settings, &tree, &mut warnings);
     watched_files.sort();

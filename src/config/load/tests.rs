@@ -121,8 +121,8 @@ fn a_plain_scalar_is_typed_after_interpolation_and_a_quoted_one_stays_a_string()
     );
     assert!(loaded.unwrap_err().to_string().contains("`$${N}` is a string"));
     let loaded = load_with(
-        "router: {retries: ${N}}\nlogging: {level: \"${LEVEL}\"}\nproviders: {openai: {api_key: ${NAME}}}\n\
-         unknown_models: ${MISSING:-reject}\nserver: {max_concurrent_requests: ${EMPTY:-}}\n",
+        "router:\n  retries: ${N}\nlogging: {level: \"${LEVEL}\"}\nproviders:\n  openai:\n    api_key: ${NAME}\n\
+         unknown_models: ${MISSING:-reject}\nserver:\n  max_concurrent_requests: ${EMPTY:-}\n",
         &variables,
     )
     .unwrap();
