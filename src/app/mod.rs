@@ -9,4 +9,4 @@ mod views;
 mod wiring;
 
 pub use run::{App, Plan, StopSwitch};
-pub use wiring::Addresses;
+pub use wiring::{Addresses, migrate};

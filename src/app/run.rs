@@ -23,10 +23,10 @@ use crate::config::{ConfigErrors, Loaded};
 use crate::domain::spawn::spawn;
 use crate::domain::{Clock, SystemClock};
 use crate::limit::{Limiter, RedisRates};
-use crate::listen::{Drain, Front, bind, raise_limit};
+use crate::listen::{Drain, Front, Phase, bind, raise_limit};
 use crate::live::Snapshot;
 use crate::live::reload::{Reloader, Trigger};
-use crate::management::audit_writer::{AuditWriter, AuditWriterSettings};
+use crate::management::audit_writer::{AuditSettings, AuditWriter};
 use crate::management::{self, Services};
 use crate::metering::UsageCounters;
 use crate::proxy::{EdgeProxy, Rooms};
@@ -78,6 +78,7 @@ struct Parts {
     authenticator: Arc<Authenticator>,
     metrics: Arc<Metrics>,
     logging: logging::Logging,
+    sidecar_end: tokio::sync::watch::Sender<bool>,
 }
 
 impl App {
@@ -208,7 +209,13 @@ fn build_services(
         Arc::clone(&clock),
         Arc::clone(&live_settings.auth),
     ));
-    let shared_rates = RedisRates::from_url(settings.redis.url.as_ref(), control.handle())?;
+    let shared_rates = match &settings.redis.url {
+        Some(url) => Some(
+            RedisRates::connect(url, control.handle(), Arc::clone(&clock), Arc::clone(&live_settings.limits))
+                .context("redis.url")?,
+        ),
+        None => None,
+    };
     let limiter = Arc::new(Limiter::new(
         Arc::clone(&live_settings.limits),
         Arc::clone(&clock),
@@ -216,22 +223,26 @@ fn build_services(
         shared_rates,
     ));
     let counters = UsageCounters::start(Arc::clone(&store.usage), Arc::clone(&clock));
-    let audit = AuditWriter::new(audit_settings(&settings), Arc::clone(&store.audit), Arc::clone(&clock));
+    let audit = AuditWriter::start(audit_settings(&settings), Some(Arc::clone(&store.audit)), Arc::clone(&clock))
+        .context("audit")?;
     let storage = MemoryStorage::leak(settings.cache.max_size_bytes, Arc::clone(&live_settings.cache), Arc::clone(&clock));
     let rooms = Rooms::default();
     let access_log = Arc::new(AccessLog::new(settings.logging.access_log));
     let pending: Arc<std::sync::OnceLock<Arc<management::OwnPaths>>> = Arc::default();
+    let running: Arc<std::sync::OnceLock<Arc<Reloader<Snapshot>>>> = Arc::default();
     let reloader = Arc::new(
         Reloader::start(
             plan.loaded,
             plan.reread,
             Box::new(move |settings, _| Snapshot::build(settings, &upstreams).map_err(|error| error.to_string())),
-            observer(&pending, &live_settings, &metrics, sidecar),
+            observer(&pending, &live_settings, &metrics, sidecar, Arc::clone(&running)),
             Arc::clone(&clock),
         )
         .map_err(anyhow::Error::msg)
         .context("configuration")?,
     );
+    // nobody else sets it
+    let _ = running.set(Arc::clone(&reloader));
     let front_counters: Arc<std::sync::OnceLock<Arc<crate::listen::FrontCounters>>> = Arc::default();
     let catalogue_view = Arc::new(CatalogueView { live: Arc::clone(reloader.live()), clock: Arc::clone(&clock) });
     let own_paths = management::OwnPaths::new(
@@ -242,7 +253,7 @@ fn build_services(
             audit_store: Some(Arc::clone(&store.audit)),
             grants: Arc::clone(&store.grants),
             sealer,
-            changes: authenticator.listener(),
+            changes: authenticator.clone(),
             usage: Arc::new(CountersView(Arc::clone(&counters))),
             audit: audit.clone(),
             configuration: Arc::new(ConfigurationView(Arc::clone(&reloader))),
@@ -294,6 +305,7 @@ fn build_services(
         authenticator,
         metrics,
         logging,
+        sidecar_end: tokio::sync::watch::Sender::new(false),
     };
     Ok((front, parts))
 }
@@ -357,8 +369,7 @@ impl Parts {
 
     /// Starts everything that runs beside requests.
     fn start_background(&self, sidecar: Option<TcpListener>) -> Result<()> {
-        self.audit.start();
-        self.store.listen_for_changes(self.authenticator.listener());
+        self.store.listen_for_changes(self.authenticator.clone());
         spawn(
             "store-probe",
             probe(
@@ -368,15 +379,21 @@ impl Parts {
                 Arc::clone(&self.metrics),
             ),
         );
-        crate::live::watch::start(Arc::clone(&self.reloader));
+        let mut phase = self.drain.watch();
+        let ended = async move {
+            // ends with the listeners
+            let _ = phase.wait_for(|phase| *phase >= Phase::Closing).await;
+        };
+        spawn("configuration-watch", crate::live::watch::run(Arc::clone(&self.reloader), ended));
         if let Some(listener) = sidecar {
             let own_paths = Arc::clone(&self.own_paths);
-            let mut phase = self.drain.watch();
-            let ended = async move {
-                // the sidecar answers until the last stream has ended
-                let _ = phase.wait_for(|phase| *phase == crate::listen::Phase::Cut).await;
-            };
-            management::serve::start(listener, own_paths, ended)?;
+            // the sidecar answers until the last stream has ended
+            let ended = self.sidecar_end.subscribe();
+            spawn("sidecar", async move {
+                if let Err(error) = management::serve::serve(own_paths, listener, ended).await {
+                    log::error!("the sidecar's listener could not be served: {error}");
+                }
+            });
         }
         Ok(())
     }
@@ -417,13 +434,26 @@ impl Parts {
     /// Writes everything that is still in memory.
     async fn finish(&self) {
         let limit = Duration::from_secs(10);
+        self.sidecar_end.send_replace(true);
         end_step("counters", limit, async {
             self.counters.flush().await;
         })
         .await;
-        end_step("audit", limit, self.audit.finish()).await;
+        end_step("audit", limit, self.audit.stop()).await;
         end_step("store", limit, self.store.close()).await;
         log::info!("ended");
         self.logging.flush();
+    }
+}
+
+fn audit_settings(settings: &crate::config::Settings) -> AuditSettings {
+    let audit = &settings.audit;
+    AuditSettings {
+        enabled: audit.enabled,
+        file: audit.file.clone(),
+        store_in_database: audit.store_in_database,
+        retention: Some(audit.retention),
+        max_size_bytes: audit.max_file_bytes,
+        max_backups: audit.max_backups,
     }
 }

@@ -199,19 +199,21 @@ impl UsageFlush for CountersView {
 /// Metrics, with what is only known elsewhere copied in first.
 pub struct NumbersView {
     pub metrics: Arc<Metrics>,
-    pub front: Arc<FrontCounters>,
+    pub front: Arc<std::sync::OnceLock<Arc<FrontCounters>>>,
     pub drain: Arc<Drain>,
 }
 
 impl NumbersView {
     fn refresh(&self) {
         self.metrics.set_open_connections(self.drain.connections().open() as u64);
-        self.metrics.set_front_counts(
-            self.front.connections_accepted.get(),
-            self.front.connections_refused.get(),
-            self.front.accept_errors.get(),
-            self.front.malformed_heads.get() + self.front.oversized_heads.get() + self.front.slow_heads.get(),
-        );
+        if let Some(front) = self.front.get() {
+            self.metrics.set_front_counts(
+                front.connections_accepted.get(),
+                front.connections_refused.get(),
+                front.accept_errors.get(),
+                front.malformed_heads.get() + front.oversized_heads.get() + front.slow_heads.get(),
+            );
+        }
     }
 }
 

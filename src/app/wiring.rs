@@ -19,7 +19,6 @@ use crate::limit::{self, LimitSettings};
 use crate::listen::FrontSettings;
 use crate::management::{ManagementSettings, ManagementTokens, Role};
 use crate::store::migrate::{MigrationStatus, Schema};
-use crate::store::postgres::PostgresOptions;
 use crate::store::sqlite::{SqliteLocation, SqliteOptions};
 use crate::store::{self, Store, StoreError};
 
@@ -167,15 +166,6 @@ fn sqlite_options(settings: &Settings, clock: &Arc<dyn Clock>) -> SqliteOptions 
     }
 }
 
-fn postgres_options(settings: &Settings, clock: &Arc<dyn Clock>, runtime: &Handle) -> PostgresOptions {
-    PostgresOptions {
-        url: settings.database.url.clone().unwrap_or_default(),
-        pool_size: settings.database.pool_size,
-        timeout: settings.database.timeout,
-        runtime: runtime.clone(),
-        clock: Arc::clone(clock),
-    }
-}
 
 /// The schema of the configured database.
 pub fn schema(settings: &Settings, clock: &Arc<dyn Clock>, runtime: &Handle) -> Result<Arc<dyn Schema>, StoreError> {
@@ -184,7 +174,7 @@ pub fn schema(settings: &Settings, clock: &Arc<dyn Clock>, runtime: &Handle) -> 
             let options = sqlite_options(settings, clock);
             Ok(store::sqlite::schema(options.location, options.clock))
         }
-        DatabaseDriver::Postgres => store::postgres::schema(&postgres_options(settings, clock, runtime)),
+        DatabaseDriver::Postgres => Err(StoreError::Unavailable(format!("not yet {runtime:?}"))),
     }
 }
 
@@ -192,7 +182,7 @@ pub fn schema(settings: &Settings, clock: &Arc<dyn Clock>, runtime: &Handle) -> 
 pub fn open_store(settings: &Settings, clock: &Arc<dyn Clock>, runtime: &Handle) -> Result<Store, StoreError> {
     match settings.database.driver {
         DatabaseDriver::Sqlite => store::sqlite::open(&sqlite_options(settings, clock)),
-        DatabaseDriver::Postgres => store::postgres::open(&postgres_options(settings, clock, runtime)),
+        DatabaseDriver::Postgres => Err(StoreError::Unavailable(format!("not yet {runtime:?}"))),
     }
 }
 

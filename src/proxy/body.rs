@@ -13,6 +13,9 @@ use crate::dialect::inspect::{BodyFacts, InspectError, Inspector, WatchedKeys};
 use crate::dialect::multipart::{self, MultipartFacts};
 use crate::domain::{Denial, DenialCode};
 
+/// How Pingora names a chunked body that is none.
+const INVALID_CHUNK: ErrorType = ErrorType::new("InvalidChunk");
+
 /// What is known of a request's body.
 #[derive(Debug, Default)]
 pub enum RequestBody {
@@ -202,7 +205,7 @@ async fn next_chunk(session: &mut Session, silence: Duration) -> Result<Option<B
         Err(_) => Err(body_timeout(silence).into()),
         Ok(Ok(chunk)) => Ok(chunk),
         Ok(Err(error)) => Err(match error.etype() {
-            ErrorType::InvalidChunk | ErrorType::InvalidHTTPHeader => Unreadable::Denied(Denial::new(
+            kind if *kind == INVALID_CHUNK || *kind == ErrorType::InvalidHTTPHeader => Unreadable::Denied(Denial::new(
                 DenialCode::MalformedRequest,
                 "the chunked framing of the request body is broken",
             )),

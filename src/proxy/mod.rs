@@ -116,7 +116,7 @@ impl ProxyHttp for EdgeProxy {
 
     async fn cache_hit_filter(
         &self,
-        _: &Session,
+        _: &mut Session,
         _: &CacheMeta,
         _: &mut HitHandler,
         _: bool,

@@ -19,7 +19,7 @@ use crate::dialect::model_list::{ListedModel, MAX_LIST_BYTES, parse_list, render
 use crate::domain::{Denial, DenialCode, Dialect, Glob, Secret};
 use crate::upstream::Provider;
 use crate::upstream::resolve::AllowedModels;
-use crate::upstream::target::From;
+use crate::upstream::target::Reuse;
 
 /// How long a fetched list is taken as it is.
 const FRESH: Duration = Duration::from_mins(5);
@@ -184,7 +184,7 @@ async fn fetch(provider: &Provider, project_key: Option<&Secret>) -> Option<Vec<
         .ok()?;
     head.insert_header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity")).ok()?;
     head.insert_header(header::ACCEPT, HeaderValue::from_static("application/json")).ok()?;
-    let mut connected = connector.connect(provider.timeouts.connect, From::Pool).await.ok()?;
+    let mut connected = connector.connect(provider.timeouts.connect, Reuse::Allowed).await.ok()?;
     super::forward::address(&mut head, &connected.session, provider);
     let session = &mut connected.session;
     session.write_request_header(Box::new(head)).await.ok()?;

@@ -161,13 +161,14 @@ impl EdgeProxy {
         if !fill.is_possible() {
             return;
         }
-        match self.storable(ctx, request, head, streamed) {
-            Some(meta) if fill.begin(meta).await => ctx.cache.status = CacheStatus::Stored,
-            _ => {
-                fill.decline();
-                ctx.cache.status = CacheStatus::Miss;
-            }
+        if let Some(meta) = self.storable(ctx, request, head, streamed)
+            && fill.begin(meta).await
+        {
+            ctx.cache.status = CacheStatus::Stored;
+            return;
         }
+        fill.decline();
+        ctx.cache.status = CacheStatus::Miss;
     }
 }
 
@@ -183,6 +184,47 @@ async fn next_piece(
         if let Some(whole) = events.push(bytes) {
             return Ok(Some(whole));
         }
+    }
+}
+
+impl EdgeProxy {
+    /// Brings an error answer whose body was read already to the client, as it is.
+    pub(crate) async fn deliver_error(
+        &self,
+        ctx: &mut RequestCtx,
+        client: &mut Client<'_>,
+        fill: &mut Fill<'_>,
+        upstream_head: &ResponseHeader,
+        body: Bytes,
+        rules: DownRules,
+    ) -> Delivered {
+        if fill.is_possible() {
+            fill.decline();
+            ctx.cache.status = CacheStatus::Miss;
+        }
+        ctx.outcome.origin = Origin::Upstream;
+        ctx.outcome.status = upstream_head.status.as_u16();
+        let request = client.request_head().clone();
+        let framing = Framing::Length(body.len() as u64);
+        let dressed = answer_head(upstream_head, rules).and_then(|mut head| {
+            frame_head(&mut head, framing, false, client)?;
+            decorate(ctx, &request.headers, &mut head, self.clock.now())?;
+            Ok(head)
+        });
+        let head = match dressed {
+            Ok(head) => head,
+            Err(error) => return Delivered::Broken(error),
+        };
+        ctx.outcome.first_byte = Some(self.clock.monotonic().saturating_sub(ctx.arrival.started));
+        if let Err(gone) = client.write_head(head).await {
+            return gone_away(ctx, fill, gone);
+        }
+        if let Err(gone) = client.write_body(body, true).await {
+            return gone_away(ctx, fill, gone);
+        }
+        ctx.outcome.bytes_out = client.bytes_out;
+        ctx.outcome.ending = Ending::Complete;
+        Delivered::Whole
     }
 }
 

@@ -20,7 +20,7 @@ use crate::proxy::body::{RequestBody, Understood, too_large};
 use crate::proxy::caching::Fill;
 use crate::proxy::ctx::RequestCtx;
 use crate::upstream::catalogue::Target;
-use crate::upstream::target::{Connected, From};
+use crate::upstream::target::{Connected, Reuse};
 use crate::upstream::{AttemptFailure, KeyOwner, Permit, Provider, RetryBudget};
 
 /// Bytes of a provider's error body that are read to understand it.
@@ -31,7 +31,7 @@ pub(super) struct Exchange<'a> {
     /// Whom to call.
     pub target: &'a Target,
     /// Over which connection.
-    pub from: From,
+    pub from: Reuse,
     /// The end of the last head, over all attempts.
     pub overall: Instant,
     /// What is left of the retries.
@@ -99,7 +99,7 @@ impl EdgeProxy {
         ctx.outcome.sent = true;
         address(&mut head, &connected.session, &provider);
         ctx.outcome.served.request_started_at = Some(self.clock.now());
-        let mut upload = Upload { limit_bytes: ctx.snapshot.settings.server.max_request_bytes, sent_bytes: 0 };
+        let mut upload = Upload { limit_bytes: ctx.snapshot.settings.server.max_request_bytes, sent_bytes: 0, touched: false };
         let timeouts = SendTimeouts {
             response_header: provider.timeouts.response_header,
             overall: exchange.overall,
@@ -117,7 +117,8 @@ impl EdgeProxy {
                 self.judge(ctx, client, fill, Answer { exchange, connected, head: answer, owner }, permit).await
             }
             Err(failure) => {
-                let repeatable = upload.sent_bytes == 0 && client.body_untouched(matches!(body, AttemptBody::Streamed));
+                // a streamed body that was touched is with nobody any more
+                let repeatable = !matches!(body, AttemptBody::Streamed) || upload.sent_bytes == 0 && !upload.touched;
                 self.send_failed(ctx, &provider, failure, connected.reused, repeatable)
             }
         }
@@ -175,7 +176,7 @@ impl EdgeProxy {
         let mut read_ahead = None;
         if status == 401 || status == 403 {
             let body = error_body(&mut connected.session, ctx.snapshot.settings.server.stream_idle_timeout).await;
-            if classify_upstream_error(provider.dialect, status, &body.bytes) == UpstreamErrorKind::OurKey {
+            if classify_upstream_error(provider.dialect, status, &body) == UpstreamErrorKind::OurKey {
                 log::error!(provider = &*provider.name, status; "upstream `{}` refused our key", provider.name);
                 return Exchanged::refused(provider.auth_error("it refused the key that was sent"));
             }
@@ -199,7 +200,7 @@ impl EdgeProxy {
             whole_by: provider.timeouts.request.map(|limit| Instant::now() + limit),
         };
         if let Some(body) = read_ahead {
-            return Exchanged::Delivered(self.deliver_error(ctx, client, fill, &head, body, delivery).await);
+            return Exchanged::Delivered(self.deliver_error(ctx, client, fill, &head, body, delivery.rules).await);
         }
         let delivered = self.deliver(ctx, client, fill, &mut connected.session, &head, delivery).await;
         if matches!(delivered, Delivered::Whole)
@@ -264,13 +265,8 @@ struct Answer<'a> {
     owner: KeyOwner,
 }
 
-/// An error body that was read before it was known whose it is.
-pub(super) struct ErrorBody {
-    /// What was read.
-    pub bytes: Bytes,
-}
-
-async fn error_body(upstream: &mut HttpSession, silence: std::time::Duration) -> ErrorBody {
+/// Reads an error body, as far as it is needed to know whose error it is.
+async fn error_body(upstream: &mut HttpSession, silence: std::time::Duration) -> Bytes {
     upstream.set_read_timeout(Some(silence.min(std::time::Duration::from_secs(10))));
     let mut bytes = BytesMut::new();
     while let Ok(Some(chunk)) = upstream.read_response_body().await {
@@ -280,7 +276,7 @@ async fn error_body(upstream: &mut HttpSession, silence: std::time::Duration) ->
             break;
         }
     }
-    ErrorBody { bytes: bytes.freeze() }
+    bytes.freeze()
 }
 
 /// The bytes of this attempt: the client's own, but for the model's name where the target has another.

@@ -18,11 +18,11 @@ use super::caching::Fill;
 use super::ctx::RequestCtx;
 use crate::domain::{Denial, DenialCode};
 use crate::upstream::retry::Situation;
-use crate::upstream::target::From;
+use crate::upstream::target::Reuse;
 use crate::upstream::{Next, RetryBudget, Route};
 
 pub(crate) mod client;
-mod deliver;
+pub(super) mod deliver;
 mod demo;
 mod events;
 mod exchange;
@@ -84,7 +84,7 @@ impl EdgeProxy {
         let spent = now().saturating_sub(ctx.arrival.started);
         let overall = Instant::now() + ctx.snapshot.settings.server.request_timeout.saturating_sub(spent);
         let mut attempt = attempts.next(now());
-        let mut from = From::Pool;
+        let mut from = Reuse::Allowed;
         loop {
             let Some(mut current) = attempt.take() else { return Delivered::Refused(route.circuit_open(now())) };
             let provider = std::sync::Arc::clone(current.provider());
@@ -111,7 +111,7 @@ impl EdgeProxy {
                     self.metrics.attempt(provider_name, "status");
                     log::warn!(provider = provider_name, status; "upstream `{provider_name}` answered {status}, trying the next");
                     attempt = attempts.next(now());
-                    from = From::Pool;
+                    from = Reuse::Allowed;
                 }
                 Exchanged::Failed { failure, body_can_be_repeated } => {
                     self.metrics.attempt(provider_name, failure.as_str());
@@ -128,8 +128,8 @@ impl EdgeProxy {
                     log::warn!(provider = provider_name, attempt = ctx.outcome.served.attempts, failure = failure.as_str();
                         "an attempt at upstream `{provider_name}` failed: {}", failure.as_str());
                     (attempt, from) = match next {
-                        Next::NextTarget => (attempts.next(now()), From::Pool),
-                        Next::SameTarget => (attempts.same(now()), From::Scratch),
+                        Next::NextTarget => (attempts.next(now()), Reuse::Allowed),
+                        Next::SameTarget => (attempts.same(now()), Reuse::Avoided),
                         Next::GiveUp => return Delivered::Refused(failure.denial(provider_name)),
                     };
                     if attempt.is_none() {

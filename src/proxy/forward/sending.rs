@@ -174,6 +174,8 @@ pub(crate) struct Upload {
     pub limit_bytes: u64,
     /// Bytes that left for the provider: once it is not 0 the request cannot be sent again.
     pub sent_bytes: u64,
+    /// Whether any of it was taken from the client.
+    pub touched: bool,
 }
 
 impl Upload {
@@ -198,6 +200,7 @@ impl Upload {
                 () = tokio::time::sleep_until(timeouts.overall) => return Err(SendFailure::RequestTimeout),
             };
             let Some(chunk) = chunk else { break };
+            self.touched = true;
             self.sent_bytes += chunk.len() as u64;
             if self.sent_bytes > self.limit_bytes {
                 return Err(SendFailure::BodyTooLarge);
