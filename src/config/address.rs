@@ -51,8 +51,7 @@ impl FromStr for ListenAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("`{text}` is no address to listen on; write `host:port`, `[::]:port` or `:port`");
+        let wrong = || "is no address to listen on; write `host:port`, `[::]:port` or `:port`".to_owned();
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
         let port = port
             .bytes()
@@ -103,6 +102,16 @@ impl BaseUrl {
             scheme: Scheme::Https,
             host: host.to_owned(),
             port: 443,
+            path: String::new(),
+        }
+    }
+
+    /// The address of the demo dialect, which opens no connection.
+    pub fn demo() -> Self {
+        Self {
+            scheme: Scheme::Http,
+            host: "demo.invalid".to_owned(),
+            port: 80,
             path: String::new(),
         }
     }
