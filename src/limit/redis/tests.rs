@@ -154,7 +154,7 @@ async fn the_script_says_what_the_local_rule_says() {
             .retry_after_seconds()
             .is_some_and(|wait| (18..=20).contains(&wait))
     );
-    both.project_limits = rpm(30_000);
+    both.project_limits = crate::domain::Limits::default();
     let standing = instance
         .limiter
         .reserve(both)
