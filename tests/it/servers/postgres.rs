@@ -153,7 +153,7 @@ impl Postgres {
     }
 
     /// All data of a database as text.
-    pub fn dump(&self, url: &str) -> String {
+    pub fn dump(url: &str) -> String {
         let output = Command::new(programs().join("pg_dump"))
             .args(["--inserts", "-d", url])
             .output()
