@@ -231,8 +231,7 @@ impl StreamWatch {
                 b"index" => {
                     index = value
                         .as_u64()
-                        .and_then(|index| usize::try_from(index).ok())
-                        .unwrap_or(0)
+                        .map_or(0, |index| usize::try_from(index).unwrap_or(usize::MAX))
                 }
                 // some providers write an empty text instead of null
                 b"finish_reason" => finished = matches!(value, Value::String(reason) if !reason.is_empty()),

@@ -171,7 +171,7 @@ impl<S: Send + Sync + 'static> Reloader<S> {
         let is_noise = trigger == Trigger::Watch && previous.ok;
         match result {
             // WHY: a file that was touched, or other files of a swapped folder, are no event.
-            Ok(fresh) if fresh.diff.is_empty() && is_noise => previous,
+            Ok(fresh) if fresh.snapshot.is_none() && is_noise => previous,
             Ok(fresh) => self.accept(trigger, fresh, &before).await,
             Err(refused) => self.refuse(trigger, refused).await,
         }
@@ -190,7 +190,13 @@ impl<S: Send + Sync + 'static> Reloader<S> {
             faults: errors.faults,
             watched_files: Some(read.watched_files.clone()),
         })?;
-        let unchanged = diff.is_empty() && trigger == Trigger::Watch;
+        // WHY: certificates are read by the builder; that they changed shows in no key.
+        let has_files = loaded
+            .settings
+            .providers
+            .iter()
+            .any(|provider| provider.ca_file.is_some());
+        let unchanged = diff.is_empty() && trigger == Trigger::Watch && !has_files;
         let snapshot = if unchanged {
             None
         } else {
