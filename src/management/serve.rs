@@ -162,3 +162,6 @@ fn into_http(response: OwnResponse) -> Response<Full<Bytes>> {
     *http.headers_mut() = response.headers;
     http
 }
+
+#[cfg(test)]
+mod tests;
