@@ -87,7 +87,7 @@ pub async fn probe(
                 }
             }
             Err(error) => {
-                metrics.store_error(error.kind());
+                metrics.count_store_error();
                 if truth.store_failed(&error) {
                     log::error!(reason = error.kind(); "{error}; known tokens are served on, limited ones may be refused");
                 }

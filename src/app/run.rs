@@ -15,10 +15,10 @@ use super::runtime::{Asked, Signals, control, start_workers};
 use super::tasks::end_step;
 use super::views::{CacheView, CatalogueView, ConfigurationView, CountersView, Ending, HandOver, NumbersView};
 use super::wiring::{
-    Addresses, LiveSettings, STORE_RETRY, management_settings, open_store, schema, sealer, write_whole,
+    Addresses, LiveSettings, STORE_RETRY, management_settings, open_store, remote_changes, sealer, write_whole,
 };
 use crate::auth::Authenticator;
-use crate::cache::MemoryStorage;
+use crate::cache::{ResponseCache, RunningFills};
 use crate::config::{ConfigErrors, Loaded};
 use crate::domain::spawn::spawn;
 use crate::domain::{Clock, SystemClock};
@@ -32,6 +32,7 @@ use crate::metering::UsageCounters;
 use crate::proxy::{EdgeProxy, Rooms};
 use crate::store::state_dir::StateDir;
 use crate::store::{Store, StoreError};
+use crate::telemetry::metrics::{ReloadResult, Source};
 use crate::telemetry::{AccessLog, Metrics, logging};
 use crate::upstream::Upstreams;
 
@@ -135,7 +136,7 @@ impl App {
         let stop = StopSwitch::default();
         let outcome: Result<()> = control.block_on(async {
             let mut signals = Signals::listen()?;
-            parts.start_store(&settings).await?;
+            parts.start_store().await?;
             parts.start_background(sidecar)?;
             let notify = Notify::from_environment(std::env::var_os("NOTIFY_SOCKET").as_deref());
             parts.announce(&settings.server.state_dir, &addresses)?;
@@ -198,7 +199,7 @@ fn build_services(
 ) -> Result<Built> {
     let settings = plan.loaded.settings.clone();
     let live_settings = Arc::new(LiveSettings::new(&settings));
-    let metrics = Arc::new(Metrics::new(Arc::clone(&clock)));
+    let metrics = Metrics::new(Arc::clone(&clock))?;
     let drain = Drain::new();
     let truth = Truth::new(Arc::clone(&drain));
     let upstreams = Upstreams::new(Arc::clone(&clock));
@@ -225,8 +226,9 @@ fn build_services(
     let counters = UsageCounters::start(Arc::clone(&store.usage), Arc::clone(&clock));
     let audit = AuditWriter::start(audit_settings(&settings), Some(Arc::clone(&store.audit)), Arc::clone(&clock))
         .context("audit")?;
-    let storage = MemoryStorage::leak(settings.cache.max_size_bytes, Arc::clone(&live_settings.cache), Arc::clone(&clock));
+    let cache = Arc::new(ResponseCache::new(settings.cache.max_size_bytes, RunningFills::Private, Arc::clone(&clock)));
     let rooms = Rooms::default();
+    let rooms_seen = rooms.clone();
     let access_log = Arc::new(AccessLog::new(settings.logging.access_log));
     let pending: Arc<std::sync::OnceLock<Arc<management::OwnPaths>>> = Arc::default();
     let running: Arc<std::sync::OnceLock<Arc<Reloader<Snapshot>>>> = Arc::default();
@@ -243,7 +245,6 @@ fn build_services(
     );
     // nobody else sets it
     let _ = running.set(Arc::clone(&reloader));
-    let front_counters: Arc<std::sync::OnceLock<Arc<crate::listen::FrontCounters>>> = Arc::default();
     let catalogue_view = Arc::new(CatalogueView { live: Arc::clone(reloader.live()), clock: Arc::clone(&clock) });
     let own_paths = management::OwnPaths::new(
         Services {
@@ -261,15 +262,10 @@ fn build_services(
             models: catalogue_view,
             cache: Arc::new(CacheView {
                 live: Arc::clone(reloader.live()),
-                storage,
+                cache: Arc::clone(&cache),
                 model_lists: Arc::clone(&rooms.model_lists),
-                metrics: Arc::clone(&metrics),
             }),
-            metrics: Arc::new(NumbersView {
-                metrics: Arc::clone(&metrics),
-                front: Arc::clone(&front_counters),
-                drain: Arc::clone(&drain),
-            }),
+            metrics: Arc::new(NumbersView(Arc::clone(&metrics))),
             readiness: truth.clone(),
         },
         management_settings(&settings, sidecar),
@@ -287,12 +283,12 @@ fn build_services(
         own_paths: Arc::new(HandOver(Arc::clone(&own_paths))),
         clock: Arc::clone(&clock),
         drain: Arc::new(Ending(Arc::clone(&drain))),
-        storage,
+        cache: Arc::clone(&cache),
         rooms,
     };
     let server_conf = Arc::new(pingora_core::server::configuration::ServerConf::default());
     let front = Front::new(Arc::new(http_proxy(&server_conf, proxy)), Arc::clone(&live_settings.front), Arc::clone(&drain));
-    let _ = front_counters.set(Arc::clone(front.counters()));
+    connect_numbers(&metrics, &front, &drain, &cache, &audit, &counters, &rooms_seen);
     let parts = Parts {
         clock,
         store,
@@ -320,7 +316,7 @@ fn observer(
 ) -> crate::live::reload::Observer {
     let (own_paths, live, metrics) = (Arc::clone(own_paths), Arc::clone(live), Arc::clone(metrics));
     Box::new(move |outcome| {
-        metrics.config_reloaded(outcome.ok);
+        metrics.count_config_reload(if outcome.ok { ReloadResult::Applied } else { ReloadResult::Refused });
         let Some(reloader) = running.get() else { return };
         if !outcome.ok {
             return;
@@ -336,8 +332,8 @@ fn observer(
 impl Parts {
     /// Brings the schema up to date. A database that is away is waited for in the background, everything else
     /// that is wrong with it ends the start.
-    async fn start_store(&self, settings: &crate::config::Settings) -> Result<()> {
-        let schema = schema(settings, &self.clock, &tokio::runtime::Handle::current()).context("database")?;
+    async fn start_store(&self) -> Result<()> {
+        let schema = Arc::clone(&self.store.schema);
         match schema.up().await {
             Ok(_) => self.truth_after_migration(),
             Err(StoreError::Unavailable(why)) if self.store.driver == "postgres" => {
@@ -369,7 +365,9 @@ impl Parts {
 
     /// Starts everything that runs beside requests.
     fn start_background(&self, sidecar: Option<TcpListener>) -> Result<()> {
-        self.store.listen_for_changes(self.authenticator.clone());
+        if let Some(changes) = remote_changes(&self.reloader.running().settings, self.authenticator.clone())? {
+            spawn("changes", changes.run());
+        }
         spawn(
             "store-probe",
             probe(
@@ -436,7 +434,9 @@ impl Parts {
         let limit = Duration::from_secs(10);
         self.sidecar_end.send_replace(true);
         end_step("counters", limit, async {
-            self.counters.flush().await;
+            if let Err(error) = self.counters.flush().await {
+                log::error!(reason = error.kind(); "counters of tokens could not be written: {error}");
+            }
         })
         .await;
         end_step("audit", limit, self.audit.stop()).await;
@@ -456,4 +456,49 @@ fn audit_settings(settings: &crate::config::Settings) -> AuditSettings {
         max_size_bytes: audit.max_file_bytes,
         max_backups: audit.max_backups,
     }
+}
+
+/// Numbers that other parts count by themselves.
+fn connect_numbers(
+    metrics: &Metrics,
+    front: &Front<HttpProxy<EdgeProxy>>,
+    drain: &Arc<Drain>,
+    cache: &Arc<ResponseCache>,
+    audit: &Arc<AuditWriter>,
+    counters: &Arc<UsageCounters>,
+    rooms: &Rooms,
+) {
+    let counted = front.counters();
+    let connections = Arc::clone(drain);
+    metrics.connect(Source::ConnectionsOpen, move || connections.connections().open() as u64);
+    for (source, read) in [
+        (Source::ConnectionsAccepted, (|c| c.connections_accepted.get()) as fn(&crate::listen::FrontCounters) -> u64),
+        (Source::ConnectionsRefused, |c| c.connections_refused.get()),
+        (Source::AcceptErrors, |c| c.accept_errors.get()),
+        (Source::HeadsMalformed, |c| c.malformed_heads.get()),
+        (Source::HeadsTooLarge, |c| c.oversized_heads.get()),
+        (Source::HeadsTooSlow, |c| c.slow_heads.get()),
+    ] {
+        let counted = Arc::clone(counted);
+        metrics.connect(source, move || read(&counted));
+    }
+    let (panics, counted) = (Arc::clone(&rooms.panics), Arc::clone(counted));
+    metrics.connect(Source::Panics, move || {
+        counted.panics.get() + panics.load(std::sync::atomic::Ordering::Relaxed)
+    });
+    let audit = Arc::clone(audit);
+    metrics.connect(Source::AuditEventsDropped, move || audit.counts().dropped);
+    let pending = Arc::clone(counters);
+    metrics.connect(Source::UsageUpdatesPending, move || pending.pending() as u64);
+    let lost = Arc::clone(counters);
+    metrics.connect(Source::UsageUpdatesLost, move || lost.lost());
+    for (source, read) in [
+        (Source::CacheBytes, (|s| s.bytes) as fn(&crate::cache::StoreStats) -> u64),
+        (Source::CacheEntries, |s| s.entries),
+        (Source::CacheEvictions, |s| s.evicted),
+    ] {
+        let cache = Arc::clone(cache);
+        metrics.connect(source, move || read(&cache.stats().store));
+    }
+    metrics.connect(Source::BackgroundTasks, || crate::domain::spawn::running() as u64);
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use crate::cache::MemoryStorage;
+use crate::cache::{self, ResponseCache};
 use crate::config::{self, Strategy};
 use crate::domain::{Clock, Dialect};
-use crate::listen::{Drain, FrontCounters};
+use crate::listen::Drain;
 use crate::live::reload::{Reloader, Trigger};
 use crate::live::{Live, Snapshot};
 use crate::management::ports::{
@@ -142,9 +142,8 @@ impl ModelView for CatalogueView {
 /// The HTTP cache.
 pub struct CacheView {
     pub live: Arc<Live<Snapshot>>,
-    pub storage: &'static MemoryStorage,
+    pub cache: Arc<ResponseCache>,
     pub model_lists: Arc<ModelLists>,
-    pub metrics: Arc<Metrics>,
 }
 
 #[async_trait]
@@ -153,35 +152,36 @@ impl CacheAdmin for CacheView {
         if !self.live.snapshot().settings.cache.enabled {
             return PurgeOutcome::Disabled;
         }
-        let deleted = match purge {
+        let mut lists = 0;
+        let purge = match purge {
             Purge::Url { method, path_and_query, project } => {
-                let lists = path_and_query == "/v1/models" && method == "GET" && self.model_lists.purge();
-                let project = project.map(|id| id.to_string());
-                self.storage.purge_url(&method, &path_and_query, project.as_deref()) + u64::from(lists)
+                if method == "GET" && path_and_query == "/v1/models" {
+                    lists = u64::from(self.model_lists.purge());
+                }
+                cache::Purge::address(&method, &path_and_query, project)
             }
-            Purge::Prefix(prefix) => self.storage.purge_prefix(&prefix),
-            Purge::Project(project) => self.storage.purge_project(&project.to_string()),
+            Purge::Prefix(prefix) => cache::Purge::key_prefix(&prefix),
+            Purge::Project(project) => cache::Purge::Project(project),
             Purge::All => {
                 self.model_lists.purge();
-                self.storage.purge_all()
+                cache::Purge::All
             }
         };
-        PurgeOutcome::Deleted(deleted)
+        PurgeOutcome::Deleted(self.cache.purge(&purge) + lists)
     }
 
     fn stats(&self) -> CacheStats {
-        let storage = self.storage.stats();
-        let counted = self.metrics.cache_counts();
+        let stats = self.cache.stats();
         CacheStats {
             enabled: self.live.snapshot().settings.cache.enabled,
             backend: "memory",
-            entries: storage.entries,
-            bytes: storage.bytes,
-            max_bytes: storage.max_bytes,
-            hits: counted.hits,
-            misses: counted.misses,
-            stores: counted.stores,
-            bypasses: counted.bypasses,
+            entries: stats.store.entries,
+            bytes: stats.store.bytes,
+            max_bytes: stats.store.max_bytes,
+            hits: stats.hits,
+            misses: stats.misses,
+            stores: stats.stores,
+            bypasses: stats.bypasses,
         }
     }
 }
@@ -192,40 +192,22 @@ pub struct CountersView(pub Arc<UsageCounters>);
 #[async_trait]
 impl UsageFlush for CountersView {
     async fn flush(&self) {
-        self.0.flush().await;
-    }
-}
-
-/// Metrics, with what is only known elsewhere copied in first.
-pub struct NumbersView {
-    pub metrics: Arc<Metrics>,
-    pub front: Arc<std::sync::OnceLock<Arc<FrontCounters>>>,
-    pub drain: Arc<Drain>,
-}
-
-impl NumbersView {
-    fn refresh(&self) {
-        self.metrics.set_open_connections(self.drain.connections().open() as u64);
-        if let Some(front) = self.front.get() {
-            self.metrics.set_front_counts(
-                front.connections_accepted.get(),
-                front.connections_refused.get(),
-                front.accept_errors.get(),
-                front.malformed_heads.get() + front.oversized_heads.get() + front.slow_heads.get(),
-            );
+        if let Err(error) = self.0.flush().await {
+            log::warn!(reason = error.kind(); "counters of tokens could not be written: {error}");
         }
     }
 }
 
+/// Metrics.
+pub struct NumbersView(pub Arc<Metrics>);
+
 impl MetricsView for NumbersView {
     fn prometheus(&self) -> String {
-        self.refresh();
-        self.metrics.prometheus_text()
+        self.0.prometheus()
     }
 
     fn json(&self) -> Value {
-        self.refresh();
-        self.metrics.json()
+        self.0.json()
     }
 }
 

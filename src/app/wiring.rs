@@ -7,18 +7,20 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
 use crate::auth::AuthSettings;
-use crate::cache;
 use crate::config::{self, DatabaseDriver, FleetSize, ManagementRole, RateFallback, Settings};
 use crate::domain::Clock;
 use crate::domain::crypto::Sealer;
-use crate::fleet::{ChangeListener, Changed};
+use crate::fleet::ChangeListener;
+use crate::fleet::postgres::PostgresChanges;
 use crate::limit::{self, LimitSettings};
 use crate::listen::FrontSettings;
 use crate::management::{ManagementSettings, ManagementTokens, Role};
 use crate::store::migrate::{MigrationStatus, Schema};
+use crate::store::postgres::PostgresOptions;
 use crate::store::sqlite::{SqliteLocation, SqliteOptions};
 use crate::store::{self, Store, StoreError};
 
@@ -40,8 +42,6 @@ pub struct LiveSettings {
     pub auth: Arc<ArcSwap<AuthSettings>>,
     /// Of the limiter.
     pub limits: Arc<ArcSwap<LimitSettings>>,
-    /// Of the cache.
-    pub cache: Arc<ArcSwap<cache::CacheSettings>>,
 }
 
 impl LiveSettings {
@@ -51,7 +51,6 @@ impl LiveSettings {
             front: Arc::new(ArcSwap::from_pointee(front_settings(settings))),
             auth: Arc::new(ArcSwap::from_pointee(auth_settings(settings))),
             limits: Arc::new(ArcSwap::from_pointee(limit_settings(settings))),
-            cache: Arc::new(ArcSwap::from_pointee(cache_settings(settings))),
         }
     }
 
@@ -60,7 +59,6 @@ impl LiveSettings {
         self.front.store(Arc::new(front_settings(settings)));
         self.auth.store(Arc::new(auth_settings(settings)));
         self.limits.store(Arc::new(limit_settings(settings)));
-        self.cache.store(Arc::new(cache_settings(settings)));
     }
 }
 
@@ -105,15 +103,6 @@ fn limit_settings(settings: &Settings) -> LimitSettings {
         },
         redis_timeout: settings.redis.timeout,
         store_timeout: settings.auth.store_timeout,
-    }
-}
-
-fn cache_settings(settings: &Settings) -> cache::CacheSettings {
-    cache::CacheSettings {
-        enabled: settings.cache.enabled,
-        default_ttl: settings.cache.default_ttl,
-        max_object_bytes: settings.cache.max_object_bytes,
-        stream_responses: settings.cache.stream_responses,
     }
 }
 
@@ -167,6 +156,16 @@ fn sqlite_options(settings: &Settings, clock: &Arc<dyn Clock>) -> SqliteOptions 
 }
 
 
+fn postgres_options(settings: &Settings, clock: &Arc<dyn Clock>, runtime: &Handle) -> PostgresOptions {
+    PostgresOptions {
+        url: settings.database.url.clone().unwrap_or_default(),
+        pool_size: settings.database.pool_size,
+        timeout: settings.database.timeout,
+        runtime: runtime.clone(),
+        clock: Arc::clone(clock),
+    }
+}
+
 /// The schema of the configured database.
 pub fn schema(settings: &Settings, clock: &Arc<dyn Clock>, runtime: &Handle) -> Result<Arc<dyn Schema>, StoreError> {
     match settings.database.driver {
@@ -174,7 +173,7 @@ pub fn schema(settings: &Settings, clock: &Arc<dyn Clock>, runtime: &Handle) -> 
             let options = sqlite_options(settings, clock);
             Ok(store::sqlite::schema(options.location, options.clock))
         }
-        DatabaseDriver::Postgres => Err(StoreError::Unavailable(format!("not yet {runtime:?}"))),
+        DatabaseDriver::Postgres => store::postgres::schema(&postgres_options(settings, clock, runtime)),
     }
 }
 
@@ -182,7 +181,7 @@ pub fn schema(settings: &Settings, clock: &Arc<dyn Clock>, runtime: &Handle) -> 
 pub fn open_store(settings: &Settings, clock: &Arc<dyn Clock>, runtime: &Handle) -> Result<Store, StoreError> {
     match settings.database.driver {
         DatabaseDriver::Sqlite => store::sqlite::open(&sqlite_options(settings, clock)),
-        DatabaseDriver::Postgres => Err(StoreError::Unavailable(format!("not yet {runtime:?}"))),
+        DatabaseDriver::Postgres => store::postgres::open(&postgres_options(settings, clock, runtime)),
     }
 }
 
@@ -200,20 +199,6 @@ pub fn migrate(settings: &Settings, up: bool) -> Result<Vec<MigrationStatus>> {
     Ok(rows)
 }
 
-/// Tells everyone who keeps tokens in memory.
-pub struct Announcer {
-    /// Who listens in this process.
-    pub listeners: Vec<Arc<dyn ChangeListener>>,
-}
-
-impl ChangeListener for Announcer {
-    fn changed(&self, change: Changed) {
-        for listener in &self.listeners {
-            listener.changed(change);
-        }
-    }
-}
-
 /// Writes a small file whole or not at all.
 pub fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
     let temporary = path.with_extension("new");
@@ -223,3 +208,18 @@ pub fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
 
 /// How long a database that is away at start is left alone between tries.
 pub const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// Hears what other instances on the same PostgreSQL change; SQLite has no other instance.
+pub fn remote_changes(settings: &Settings, listener: Arc<dyn ChangeListener>) -> Result<Option<PostgresChanges>> {
+    let database = &settings.database;
+    if database.driver != DatabaseDriver::Postgres {
+        return Ok(None);
+    }
+    let Some(url) = database.listen_url.as_ref().or(database.url.as_ref()) else { return Ok(None) };
+    let connector = store::postgres::Connector::new(url, database.timeout).context("database.listen_url")?;
+    let connect = Arc::new(move || -> BoxFuture<'static, _> {
+        let connector = connector.clone();
+        Box::pin(async move { connector.dedicated().await.map_err(|error| error.to_string()) })
+    });
+    Ok(Some(PostgresChanges { connect, listener, timeout: database.timeout }))
+}

@@ -109,6 +109,7 @@ impl EdgeProxy {
         ctx.caller = Some(caller);
         ctx.outcome.public_model = route.public_name().cloned();
         ctx.destination = Some(route);
+        self.plan_cache(session, ctx).await?;
         Ok(Admitted::Onward)
     }
 

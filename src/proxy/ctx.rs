@@ -75,9 +75,13 @@ impl RequestCtx {
         }
     }
 
-    /// The public name of the model, where the operator configured one: a bounded label.
-    pub fn public_model(&self) -> Option<&str> {
-        self.outcome.public_model.as_deref()
+    /// The model as a bounded label: its public name if the operator configured it, else `other`.
+    pub fn model_label(&self) -> &str {
+        match (&self.outcome.public_model, &self.body) {
+            (Some(name), _) => name,
+            (None, RequestBody::Held(held)) if held.model().is_some() => "other",
+            _ => "",
+        }
     }
 
     /// Whether the body can be sent again.

@@ -18,7 +18,7 @@ use self::own::OwnRefusals;
 use self::own_paths::OwnPaths;
 use self::places::Places;
 use crate::auth::Authenticator;
-use crate::cache::MemoryStorage;
+use crate::cache::ResponseCache;
 use crate::domain::Clock;
 use crate::domain::audit::AuditSink;
 use crate::limit::Limiter;
@@ -75,7 +75,7 @@ pub struct EdgeProxy {
     /// Whether the process is ending.
     pub drain: Arc<dyn DrainView>,
     /// Answers kept.
-    pub storage: &'static MemoryStorage,
+    pub cache: Arc<ResponseCache>,
     /// Bounds and small state of its own.
     pub rooms: Rooms,
 }
@@ -87,6 +87,8 @@ pub struct Rooms {
     pub memory: Arc<MemoryBudget>,
     /// Requests under way.
     pub places: Arc<Places>,
+    /// Panics that were turned into answers.
+    pub panics: Arc<std::sync::atomic::AtomicU64>,
     /// Model lists of providers.
     pub model_lists: Arc<ModelLists>,
     /// Refused own paths.
@@ -111,18 +113,18 @@ impl ProxyHttp for EdgeProxy {
     }
 
     fn cache_key_callback(&self, _: &Session, ctx: &mut RequestCtx) -> pingora_core::Result<CacheKey> {
-        ctx.cache.take_key().ok_or_else(|| Error::new_in(ErrorType::InternalError))
+        ctx.cache.pingora_key().ok_or_else(|| Error::new_in(ErrorType::InternalError))
     }
 
     async fn cache_hit_filter(
         &self,
         _: &mut Session,
-        _: &CacheMeta,
+        meta: &CacheMeta,
         _: &mut HitHandler,
         _: bool,
         ctx: &mut RequestCtx,
     ) -> pingora_core::Result<Option<ForcedFreshness>> {
-        Ok(ctx.cache.forced_freshness())
+        Ok(self.judge_hit(meta, ctx))
     }
 
     async fn response_filter(

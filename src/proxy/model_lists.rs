@@ -11,10 +11,10 @@ use pingora_proxy::Session;
 use sha2::{Digest, Sha256};
 
 use super::EdgeProxy;
-use super::caching::CacheStatus;
 use super::ctx::RequestCtx;
 use super::path::RequestPath;
 use crate::auth::Principal;
+use crate::cache::{Bypass, CacheOutcome};
 use crate::dialect::model_list::{ListedModel, MAX_LIST_BYTES, parse_list, render_list, render_model};
 use crate::domain::{Denial, DenialCode, Dialect, Glob, Secret};
 use crate::upstream::Provider;
@@ -81,7 +81,7 @@ impl EdgeProxy {
             .map(|model| ListedModel { id: model.name.to_string(), created, owned_by: "llm-proxy".to_owned() })
             .collect();
         let (passed, status) = self.provider_list(ctx, &caller).await;
-        ctx.cache.status = status;
+        ctx.cache.outcome = Some(status);
         if let Some(kept) = passed {
             for entry in &kept.entries {
                 let permitted = [allowed.token, allowed.project]
@@ -110,19 +110,19 @@ impl EdgeProxy {
     }
 
     /// The default provider's own list, if it is passed through and can be had.
-    async fn provider_list(&self, ctx: &RequestCtx, caller: &Principal) -> (Option<Arc<Kept>>, CacheStatus) {
+    async fn provider_list(&self, ctx: &RequestCtx, caller: &Principal) -> (Option<Arc<Kept>>, CacheOutcome) {
         let catalogue = &ctx.snapshot.catalogue;
         let provider = Arc::clone(catalogue.default_provider());
         let project_key = match caller.provider_keys.get(&*provider.name) {
             Some(Ok(key)) => Some(key),
-            Some(Err(_)) => return (None, CacheStatus::Bypass),
+            Some(Err(_)) => return (None, CacheOutcome::Bypass(Bypass::Off)),
             None => None,
         };
         if !catalogue.passes_through() || provider.connector.is_none() {
-            return (None, CacheStatus::Bypass);
+            return (None, CacheOutcome::Bypass(Bypass::Off));
         }
         if project_key.is_none() && !provider.has_key() {
-            return (None, CacheStatus::Bypass);
+            return (None, CacheOutcome::Bypass(Bypass::Off));
         }
         let slot = self.rooms.model_lists.slot(&provider, project_key);
         let now = self.clock.monotonic();
@@ -131,23 +131,23 @@ impl EdgeProxy {
         if let Some(kept) = &kept
             && age(kept) < FRESH
         {
-            return (Some(Arc::clone(kept)), CacheStatus::Hit);
+            return (Some(Arc::clone(kept)), CacheOutcome::Hit);
         }
         let _turn = slot.fetching.lock().await;
         if let Some(newer) = slot.kept.load_full()
             && age(&newer) < FRESH
         {
-            return (Some(newer), CacheStatus::Hit);
+            return (Some(newer), CacheOutcome::Hit);
         }
         match tokio::time::timeout(FETCH, fetch(&provider, project_key)).await.ok().flatten() {
             Some(entries) => {
                 let fresh = Arc::new(Kept { entries, fetched: self.clock.monotonic() });
                 slot.kept.store(Some(Arc::clone(&fresh)));
-                (Some(fresh), CacheStatus::Miss)
+                (Some(fresh), CacheOutcome::Miss { refresh: false })
             }
             None => {
                 log::warn!(provider = &*provider.name; "the model list of upstream `{}` could not be fetched", provider.name);
-                (kept.filter(|kept| age(kept) < USABLE), CacheStatus::Miss)
+                (kept.filter(|kept| age(kept) < USABLE), CacheOutcome::Miss { refresh: false })
             }
         }
     }

@@ -6,7 +6,6 @@ use http::HeaderMap;
 use pingora_proxy::{FailToProxy, Session};
 
 use super::EdgeProxy;
-use super::caching::CacheStatus;
 use super::ctx::RequestCtx;
 use super::forward::client::ClientGone;
 use super::forward::deliver::Delivered;
@@ -14,31 +13,36 @@ use super::outcome::{Ending, Origin};
 use crate::auth::Refused;
 use crate::domain::audit::{AuditEvent, AuditOutcome};
 use crate::domain::{Denial, DenialCode};
-use crate::telemetry::{AccessLine, RequestNumbers};
+use crate::cache::CacheOutcome;
+use crate::telemetry::AccessLine;
+use crate::telemetry::metrics::{CacheEvent, RequestFacts, RequestLabels};
 
 impl EdgeProxy {
     /// Runs in `logging`: after the answer, whatever became of it.
     pub(super) fn record(&self, session: &mut Session, ctx: &mut RequestCtx) {
         let duration = self.clock.monotonic().saturating_sub(ctx.arrival.started);
-        if matches!(ctx.cache.status, CacheStatus::Hit | CacheStatus::ConditionalHit) {
+        if ctx.cache.outcome.is_some_and(CacheOutcome::is_hit) {
             ctx.outcome.ending = Ending::Complete;
             ctx.outcome.bytes_out = session.downstream_session.body_bytes_sent() as u64;
         }
         self.count_usage(ctx);
         let served = &ctx.outcome.served;
         let overhead = overhead(ctx, duration);
-        self.metrics.request(&RequestNumbers {
-            project: ctx.caller.as_ref().map(|caller| &*caller.project_id_text),
-            provider: served.provider.as_deref(),
-            model: ctx.public_model(),
+        let labels = RequestLabels {
+            project: ctx.caller.as_ref().map(|caller| caller.project_id),
+            provider: served.provider.as_deref().unwrap_or_default(),
+            model: ctx.model_label(),
             status: ctx.outcome.status,
-            code: ctx.outcome.refusal,
+        };
+        let facts = RequestFacts {
             duration,
-            first_byte: ctx.outcome.first_byte,
-            overhead,
-            from_upstream: ctx.outcome.origin == Origin::Upstream,
-        });
-        self.metrics.cache(ctx.cache.status.as_str());
+            time_to_first_byte: ctx.outcome.first_byte.filter(|_| ctx.outcome.origin == Origin::Upstream),
+            overhead: Some(overhead),
+            error: ctx.outcome.refusal,
+            ..RequestFacts::default()
+        };
+        self.metrics.record_request(labels, &facts);
+        self.count_cache(ctx);
         // the reservation ends with the request, not with the connection
         ctx.reservation = None;
         ctx.place = None;
@@ -64,16 +68,29 @@ impl EdgeProxy {
             first_byte: ctx.outcome.first_byte,
             overhead,
             attempts: served.attempts,
-            cache: ctx.cache.status.as_str(),
+            cache: ctx.cache.outcome.map(CacheOutcome::as_str),
             ending: ctx.outcome.ending.as_str(),
         });
+    }
+
+    fn count_cache(&self, ctx: &RequestCtx) {
+        let Some(outcome) = ctx.cache.outcome else { return };
+        self.cache.count(outcome);
+        self.metrics.count_cache(match outcome {
+            CacheOutcome::Hit | CacheOutcome::ConditionalHit => CacheEvent::Hit,
+            CacheOutcome::Stored { .. } | CacheOutcome::Miss { .. } => CacheEvent::Miss,
+            CacheOutcome::Bypass(_) => CacheEvent::Bypass,
+        });
+        if matches!(outcome, CacheOutcome::Stored { .. }) {
+            self.metrics.count_cache(CacheEvent::Store);
+        }
     }
 
     /// Client requests that left for a provider, and answers from the cache.
     fn count_usage(&self, ctx: &RequestCtx) {
         let Some(caller) = &ctx.caller else { return };
-        let hit = matches!(ctx.cache.status, CacheStatus::Hit | CacheStatus::ConditionalHit);
-        if hit {
+        let by_proxy = ctx.path.as_ref().is_some_and(|path| path.class == crate::upstream::PathClass::Models);
+        if ctx.cache.outcome.is_some_and(CacheOutcome::is_hit) && !by_proxy {
             self.counters.count_cache_hit(caller.token_id);
         } else if ctx.outcome.sent {
             if caller.max_requests.is_some() {

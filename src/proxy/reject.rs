@@ -23,7 +23,7 @@ impl EdgeProxy {
         ctx.outcome.refusal = Some(denial.code);
         ctx.outcome.origin = Origin::Proxy;
         if let Some(scope) = denial.scope {
-            self.metrics.rate_limited(scope);
+            self.metrics.count_rate_limited(scope);
         }
         let body = render_denial(ctx.arrival.dialect, &denial, ctx.arrival.request_id(), &[]);
         let mut head = ResponseHeader::build_no_case(denial.code.status(), Some(24))?;
@@ -40,7 +40,7 @@ impl EdgeProxy {
         {
             head.insert_header(header::ALLOW, value)?;
         }
-        ctx.cache.forget_for_refusal();
+        ctx.cache.outcome = None;
         self.answer(session, ctx, head, body).await
     }
 

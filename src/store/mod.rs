@@ -50,9 +50,6 @@ pub struct Store {
 }
 
 impl Store {
-    /// Tells `listener` what other instances change.
-    pub fn listen_for_changes(&self, _listener: Arc<dyn crate::fleet::ChangeListener>) {}
-
     /// Folds and writes what is still on its way, then ends the back end's threads. Later calls answer errors.
     pub async fn close(&self) {
         self.closing.close().await;

@@ -13,14 +13,15 @@ use super::client::{Client, ClientGone};
 use super::events::EventRelay;
 use super::head::{DownRules, Framing, answer_head};
 use super::relay::{AnswerBody, AnswerBroken, RelayFailure, frame_head};
+use crate::cache;
 use crate::dialect::sse::{HttpEnd, StreamKind, StreamVerdict};
 use crate::domain::{Denial, DenialCode};
 use crate::proxy::EdgeProxy;
-use crate::proxy::caching::{CacheStatus, Fill};
+use crate::cache::{AnswerFacts, CacheOutcome, storable};
+use crate::proxy::caching::Fill;
 use crate::proxy::ctx::RequestCtx;
 use crate::proxy::decorate::decorate;
 use crate::proxy::outcome::{Ending, Origin};
-use crate::telemetry::metrics::ActiveStream;
 
 /// How a delivery ended.
 pub(crate) enum Delivered {
@@ -76,10 +77,10 @@ impl EdgeProxy {
         }
         ctx.outcome.origin = Origin::Upstream;
         ctx.outcome.status = head.status.as_u16();
-        self.begin_fill(ctx, fill, &request, &head, events.is_some()).await;
+        self.begin_fill(ctx, fill, upstream_head, framing).await;
         let whole_by = delivery.whole_by.filter(|_| !streamed);
         let mut body = AnswerBody::new(upstream, framing, delivery.idle_timeout, whole_by);
-        let _counted = streamed.then(|| ActiveStream::begin(&self.metrics));
+        let _counted = streamed.then(|| self.metrics.stream_began());
         ctx.outcome.streaming = streamed;
         // held: until its first bytes are there, the answer may still turn into a clean refusal
         let first = match next_piece(&mut body, events.as_mut(), client).await {
@@ -154,21 +155,31 @@ impl EdgeProxy {
         &self,
         ctx: &mut RequestCtx,
         fill: &mut Fill<'_>,
-        request: &pingora_http::RequestHeader,
-        head: &ResponseHeader,
-        streamed: bool,
+        upstream_head: &ResponseHeader,
+        framing: Framing,
     ) {
-        if !fill.is_possible() {
-            return;
-        }
-        if let Some(meta) = self.storable(ctx, request, head, streamed)
-            && fill.begin(meta).await
+        let Some(lookup) = ctx.cache.lookup.filter(|_| fill.is_possible()) else { return };
+        let settings = &ctx.snapshot.settings.cache;
+        let facts = AnswerFacts {
+            status: upstream_head.status.as_u16(),
+            headers: &upstream_head.headers,
+            framing: match framing {
+                Framing::Empty => cache::Framing::Length(0),
+                Framing::Length(length) => cache::Framing::Length(length),
+                Framing::Marked => cache::Framing::Marked,
+                Framing::Close => cache::Framing::Close,
+            },
+            encoding_is_ours: ctx.is_inference(),
+            now: self.clock.now(),
+        };
+        if let Ok(answer) = storable(&lookup, settings, &facts)
+            && fill.begin(upstream_head, &answer, settings.max_object_bytes).await
         {
-            ctx.cache.status = CacheStatus::Stored;
+            ctx.cache.outcome = Some(CacheOutcome::Stored { forced: answer.forced, refresh: lookup.refresh });
             return;
         }
-        fill.decline();
-        ctx.cache.status = CacheStatus::Miss;
+        fill.abandon();
+        ctx.cache.miss();
     }
 }
 
@@ -198,10 +209,8 @@ impl EdgeProxy {
         body: Bytes,
         rules: DownRules,
     ) -> Delivered {
-        if fill.is_possible() {
-            fill.decline();
-            ctx.cache.status = CacheStatus::Miss;
-        }
+        fill.abandon();
+        ctx.cache.miss();
         ctx.outcome.origin = Origin::Upstream;
         ctx.outcome.status = upstream_head.status.as_u16();
         let request = client.request_head().clone();

@@ -38,7 +38,7 @@ impl EdgeProxy {
         if let Ok(result) = run {
             return result;
         }
-        self.metrics.panicked();
+        self.rooms.panics.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         log::error!(record = ctx.arrival.record_id.to_string(); "a request panicked while it was forwarded");
         if session.response_written().is_some_and(|head| !head.status.is_informational()) {
             return Err(Error::new_in(ErrorType::InternalError));
@@ -48,6 +48,9 @@ impl EdgeProxy {
     }
 
     async fn reserve_and_forward(&self, session: &mut Session, ctx: &mut RequestCtx) -> pingora_core::Result<()> {
+        if let Some(denial) = Self::refuse_miss(ctx) {
+            return self.reject(session, ctx, denial).await;
+        }
         if let Err(denial) = self.reserve(ctx).await {
             return self.reject(session, ctx, denial).await;
         }
@@ -57,7 +60,7 @@ impl EdgeProxy {
         };
         let delivered = {
             let mut client = Client::new(&mut session.downstream_session);
-            let mut fill = Fill::idle(&mut session.cache);
+            let mut fill = Fill::idle(&mut session.cache, &self.cache);
             Box::pin(self.attempt_all(ctx, &route, &mut client, &mut fill)).await
         };
         match delivered {
@@ -104,17 +107,17 @@ impl EdgeProxy {
             let provider_name = &*provider.name;
             match exchanged {
                 Exchanged::Delivered(delivered) => {
-                    self.metrics.attempt(provider_name, "answered");
+                    self.metrics.count_attempt(provider_name, answered_status(ctx));
                     return delivered;
                 }
                 Exchanged::MovedOn(status) => {
-                    self.metrics.attempt(provider_name, "status");
+                    self.metrics.count_attempt(provider_name, Some(status));
                     log::warn!(provider = provider_name, status; "upstream `{provider_name}` answered {status}, trying the next");
                     attempt = attempts.next(now());
                     from = Reuse::Allowed;
                 }
                 Exchanged::Failed { failure, body_can_be_repeated } => {
-                    self.metrics.attempt(provider_name, failure.as_str());
+                    self.metrics.count_attempt(provider_name, None);
                     if failure.counts_against_target() {
                         current.permit.failed(now(), &cooldown);
                     }
@@ -139,4 +142,9 @@ impl EdgeProxy {
             }
         }
     }
+}
+
+/// What the provider answered, if the client has its answer.
+fn answered_status(ctx: &RequestCtx) -> Option<u16> {
+    (ctx.outcome.origin == super::outcome::Origin::Upstream).then_some(ctx.outcome.status)
 }
