@@ -1,1 +1,56 @@
 //! Drives the real program from outside, on free ports, against a scriptable provider.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the bench measures the program by the real clock"
+)]
+
+#[cfg(test)]
+mod architecture;
+#[cfg(test)]
+mod authentication;
+#[cfg(test)]
+mod bench_itself;
+#[cfg(test)]
+mod cache;
+#[cfg(test)]
+mod cli;
+#[cfg(test)]
+mod edge;
+#[cfg(test)]
+mod fleet;
+#[cfg(test)]
+mod health_and_listeners;
+#[cfg(test)]
+mod http;
+#[cfg(test)]
+mod lifecycle;
+#[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod packaging;
+#[cfg(test)]
+mod pass_through;
+#[cfg(test)]
+mod provider;
+#[cfg(test)]
+mod quota;
+#[cfg(test)]
+mod refusals;
+#[cfg(test)]
+mod reload;
+#[cfg(test)]
+mod routing;
+#[cfg(test)]
+mod secrets;
+#[cfg(test)]
+mod servers;
+#[cfg(test)]
+mod stores_in_trouble;
+#[cfg(test)]
+mod streaming;
+#[cfg(test)]
+mod timeouts;
+#[cfg(test)]
+mod tokens_and_projects;
+#[cfg(test)]
+mod wait;

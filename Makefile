@@ -1,0 +1,55 @@
+# Everything a person types here. `make quickstart` needs Rust and this file; the rest it asks Debian for.
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+ARGS ?=
+
+.PHONY: help quickstart build test test-sdk check lint fmt docs bench deps deps-test
+
+help:
+	@echo "make quickstart   build, then stream a first answer through the proxy and keep serving (ARGS=--once: exit after it)"
+	@echo "make build        the release program: $(TARGET)/release/llm-proxy"
+	@echo "make test         every test, with a private PostgreSQL and Redis"
+	@echo "make test-sdk     the unmodified openai and anthropic packages against the program"
+	@echo "make check        formatting, lints and documentation, as before each landing"
+	@echo "make lint | fmt   lints alone | format the sources"
+	@echo "make bench        the benchmarks"
+	@echo "make deps         what building needs (cmake, a C compiler); deps-test: what testing needs besides"
+
+quickstart: build
+	@exec "$(TARGET)/release/llm-proxy" quickstart $(ARGS)
+
+build: deps
+	cargo build --release --locked
+
+test: deps-test
+	cargo test --locked
+
+test-sdk: deps
+	cargo build --locked
+	@.ci/install-missing python3 python3-venv
+	python3 -m venv "$(TARGET)/sdk"
+	"$(TARGET)/sdk/bin/pip" install --quiet --disable-pip-version-check openai anthropic
+	"$(TARGET)/sdk/bin/python" tests/sdk/run.py "$(TARGET)/debug/llm-proxy"
+
+check: deps
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+
+lint: deps
+	cargo clippy --locked --all-targets -- -D warnings
+
+fmt:
+	cargo fmt
+
+docs: deps
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --open
+
+bench: deps
+	cargo bench --locked
+
+deps:
+	@.ci/install-missing cmake cc
+
+deps-test:
+	@.ci/install-missing cmake cc postgresql redis-server

@@ -1,0 +1,463 @@
+//! Watches the events of one stream and judges at the end whether it was whole.
+
+use super::event::Event;
+use super::splitter::Piece;
+use crate::dialect::scan::Value;
+
+/// What kind of stream an endpoint answers with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StreamKind {
+    /// `/v1/chat/completions`.
+    Chat,
+    /// `/v1/completions`.
+    Completions,
+    /// `/v1/responses`.
+    Responses,
+    /// `/v1/messages`.
+    Messages,
+    /// Any other stream of events.
+    Other,
+}
+
+/// How HTTP ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HttpEnd {
+    /// By `Content-Length`, the last chunk or END_STREAM.
+    Framed,
+    /// By closing the connection, of an answer that has no other end.
+    Closed,
+    /// By a reset, a close in the middle, a time-out.
+    Broken,
+}
+
+/// What became of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamVerdict {
+    /// It is whole.
+    Complete,
+    /// The provider sent an error event, which the client has got: no second one, no caching.
+    EndedByProviderError,
+    /// The provider broke: the client must be told.
+    Broken,
+}
+
+/// What one event says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EventFacts {
+    /// It is the end marker of its kind: what a strict ledger holds back.
+    pub end_marker: bool,
+    /// It is an error event.
+    pub error: bool,
+    /// It carries usage and nothing else (chat, completions): to be removed if only the proxy asked for it.
+    pub usage_only: bool,
+}
+
+/// Choices whose index is tracked; more are possible only with thousands of prompts at once, and then
+/// only the end marker counts.
+const MAX_CHOICES: usize = 4096;
+
+/// The state of one stream.
+#[derive(Debug)]
+pub struct StreamWatch {
+    kind: StreamKind,
+    expected_choices: usize,
+    choices: Vec<Choice>,
+    untracked_choice: bool,
+    stop_reason: bool,
+    end_marker: bool,
+    error: bool,
+    sequence_number: Option<u64>,
+    /// What the event says whose head has left and whose end has not come.
+    unfinished: Option<EventFacts>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Choice {
+    Unseen,
+    Running,
+    Finished,
+}
+
+impl StreamWatch {
+    /// A watch over a stream of `kind`, whose request asked for `n` choices.
+    pub fn new(kind: StreamKind, n: Option<u64>) -> Self {
+        let expected = n.map_or(1, |n| usize::try_from(n).unwrap_or(usize::MAX));
+        Self {
+            kind,
+            expected_choices: expected,
+            choices: Vec::new(),
+            untracked_choice: false,
+            stop_reason: false,
+            end_marker: false,
+            error: false,
+            sequence_number: None,
+            unfinished: None,
+        }
+    }
+
+    /// Takes a piece of a [`Batch`](super::Batch).
+    pub fn observe(&mut self, piece: Piece<'_>) -> EventFacts {
+        match piece {
+            Piece::Event(bytes) => {
+                let facts = self.read(bytes);
+                self.settle(facts);
+                facts
+            }
+            Piece::LongHead(bytes) => {
+                self.unfinished = Some(self.read(bytes));
+                EventFacts::default()
+            }
+            Piece::LongEnd(_) => {
+                let facts = self.unfinished.take().unwrap_or_default();
+                self.settle(facts);
+                facts
+            }
+            Piece::LongMiddle(_) | Piece::LineFeed(_) => EventFacts::default(),
+        }
+    }
+
+    /// The end marker has come.
+    pub fn has_end_marker(&self) -> bool {
+        self.end_marker
+    }
+
+    /// An error event has come.
+    pub fn has_error(&self) -> bool {
+        self.error
+    }
+
+    /// The last `sequence_number` of a Responses stream.
+    pub fn last_sequence_number(&self) -> Option<u64> {
+        self.sequence_number
+    }
+
+    /// Every choice had a finish or stop reason. Streams without choices have none that could be open:
+    /// true for [`StreamKind::Other`], false for Responses, which only their marker ends.
+    pub fn all_finished(&self) -> bool {
+        match self.kind {
+            StreamKind::Chat | StreamKind::Completions => {
+                let finished = self
+                    .choices
+                    .iter()
+                    .filter(|choice| **choice == Choice::Finished)
+                    .count();
+                !self.untracked_choice
+                    && finished >= self.expected_choices
+                    && !self.choices.contains(&Choice::Running)
+            }
+            StreamKind::Messages => self.stop_reason,
+            StreamKind::Responses => false,
+            StreamKind::Other => true,
+        }
+    }
+
+    /// Judges the stream when HTTP has ended.
+    pub fn verdict(&self, end: HttpEnd) -> StreamVerdict {
+        if self.error {
+            StreamVerdict::EndedByProviderError
+        } else if is_complete(self.end_marker, self.all_finished(), end) {
+            StreamVerdict::Complete
+        } else {
+            StreamVerdict::Broken
+        }
+    }
+
+    fn settle(&mut self, facts: EventFacts) {
+        self.end_marker |= facts.end_marker;
+        self.error |= facts.error;
+    }
+
+    fn read(&mut self, bytes: &[u8]) -> EventFacts {
+        let event = Event::parse(bytes);
+        let Some(data) = event.data.as_deref() else {
+            return EventFacts::default();
+        };
+        if data.starts_with(b"[DONE]") {
+            let marks = matches!(
+                self.kind,
+                StreamKind::Chat | StreamKind::Completions | StreamKind::Other
+            );
+            return EventFacts {
+                end_marker: marks,
+                ..EventFacts::default()
+            };
+        }
+        let Some(object @ Value::Object(_)) = Value::parse(data) else {
+            return EventFacts {
+                error: event.name == Some(b"error"),
+                ..EventFacts::default()
+            };
+        };
+        match self.kind {
+            StreamKind::Chat | StreamKind::Completions => self.chunk(object, event.name),
+            StreamKind::Responses => self.response_event(object, event.name),
+            StreamKind::Messages => self.message_event(object, event.name),
+            StreamKind::Other => EventFacts {
+                error: event.name == Some(b"error") || is_error_object(object),
+                ..EventFacts::default()
+            },
+        }
+    }
+
+    fn chunk(&mut self, object: Value<'_>, event_name: Option<&[u8]>) -> EventFacts {
+        let mut facts = EventFacts {
+            error: event_name == Some(b"error"),
+            ..EventFacts::default()
+        };
+        let (mut no_choices, mut usage) = (false, false);
+        for (name, value) in object.members() {
+            match name {
+                b"choices" => {
+                    let mut count = 0;
+                    for choice in value.elements() {
+                        self.choice(choice);
+                        count += 1;
+                    }
+                    no_choices = count == 0;
+                }
+                b"usage" => usage = matches!(value, Value::Object(_)),
+                b"error" => facts.error |= !value.is_null(),
+                _ => {}
+            }
+        }
+        facts.usage_only = no_choices && usage && !facts.error;
+        facts
+    }
+
+    fn choice(&mut self, choice: Value<'_>) {
+        let (mut index, mut finished) = (0, false);
+        for (name, value) in choice.members() {
+            match name {
+                b"index" => {
+                    index = value
+                        .as_u64()
+                        .map_or(0, |index| usize::try_from(index).unwrap_or(usize::MAX))
+                }
+                // some providers write an empty text instead of null
+                b"finish_reason" => finished = matches!(value, Value::String(reason) if !reason.is_empty()),
+                _ => {}
+            }
+        }
+        if index >= MAX_CHOICES {
+            self.untracked_choice = true;
+            return;
+        }
+        if self.choices.len() <= index {
+            self.choices.resize(index + 1, Choice::Unseen);
+        }
+        let state = &mut self.choices[index];
+        if finished {
+            *state = Choice::Finished;
+        } else if *state == Choice::Unseen {
+            *state = Choice::Running;
+        }
+    }
+
+    fn response_event(&mut self, object: Value<'_>, event_name: Option<&[u8]>) -> EventFacts {
+        let (mut kind, mut sequence_number) = (None, None);
+        for (name, value) in object.members() {
+            match name {
+                b"type" => kind = value.as_plain_text(),
+                b"sequence_number" => sequence_number = value.as_u64(),
+                _ => {}
+            }
+            if kind.is_some() && sequence_number.is_some() {
+                break;
+            }
+        }
+        self.sequence_number = sequence_number.or(self.sequence_number);
+        let kind = kind.map(str::as_bytes).or(event_name).unwrap_or_default();
+        EventFacts {
+            end_marker: matches!(
+                kind,
+                b"response.completed" | b"response.incomplete" | b"response.failed"
+            ),
+            error: kind == b"error" || event_name == Some(b"error"),
+            usage_only: false,
+        }
+    }
+
+    fn message_event(&mut self, object: Value<'_>, event_name: Option<&[u8]>) -> EventFacts {
+        let kind = object.member(b"type").and_then(Value::as_plain_text);
+        let kind = kind.map(str::as_bytes).or(event_name).unwrap_or_default();
+        if kind == b"message_delta" {
+            let reason = object
+                .member(b"delta")
+                .and_then(|delta| delta.member(b"stop_reason"));
+            self.stop_reason |= matches!(reason, Some(Value::String(reason)) if !reason.is_empty());
+        }
+        EventFacts {
+            end_marker: kind == b"message_stop",
+            error: kind == b"error" || event_name == Some(b"error"),
+            usage_only: false,
+        }
+    }
+}
+
+/// The rule: the end marker came, or every choice is finished and HTTP has an end of its own.
+fn is_complete(end_marker: bool, all_finished: bool, end: HttpEnd) -> bool {
+    end_marker || all_finished && end == HttpEnd::Framed
+}
+
+fn is_error_object(object: Value<'_>) -> bool {
+    object.member(b"error").is_some_and(|error| !error.is_null())
+        || object.member(b"type").and_then(Value::as_plain_text) == Some("error")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watch(kind: StreamKind, n: Option<u64>, events: &[&str]) -> StreamWatch {
+        let mut watch = StreamWatch::new(kind, n);
+        for event in events {
+            watch.observe(Piece::Event(format!("{event}\n\n").as_bytes()));
+        }
+        watch
+    }
+
+    const RUNNING: &str = r#"data: {"choices":[{"index":0,"delta":{"content":"\"finish_reason\":\"stop\""},"finish_reason":null}]}"#;
+    const FINISHED: &str = r#"data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
+    const SECOND: &str =
+        r#"data: {"choices":[{"delta":{"finish_reason":"stop"},"finish_reason":"","index":1}]}"#;
+    const SECOND_FINISHED: &str = r#"data: {"choices":[{"finish_reason":"length","index":1}]}"#;
+    const USAGE: &str = r#"data: {"choices":[],"usage":{"total_tokens":3}}"#;
+    const DONE: &str = "data: [DONE]";
+
+    #[test]
+    fn a_chat_stream_is_judged_by_marker_or_by_finished_choices_and_framing() {
+        use HttpEnd::{Broken, Closed, Framed};
+        for (n, events, end, complete) in [
+            (None, &[RUNNING, FINISHED, DONE][..], Framed, true),
+            (None, &[RUNNING, DONE], Broken, true),
+            (None, &[RUNNING, FINISHED], Framed, true),
+            (None, &[RUNNING, FINISHED, USAGE], Framed, true),
+            (None, &[RUNNING, FINISHED], Closed, false),
+            (None, &[RUNNING, FINISHED], Broken, false),
+            (None, &[RUNNING], Framed, false),
+            (None, &[], Framed, false),
+            (None, &[USAGE], Framed, false),
+            (None, &[FINISHED, SECOND], Framed, false),
+            (None, &[FINISHED, SECOND, SECOND_FINISHED], Framed, true),
+            (Some(2), &[FINISHED], Framed, false),
+            (Some(2), &[SECOND, SECOND_FINISHED, FINISHED], Framed, true),
+            (Some(u64::MAX), &[FINISHED], Framed, false),
+        ] {
+            for kind in [StreamKind::Chat, StreamKind::Completions] {
+                let verdict = watch(kind, n, events).verdict(end);
+                let expected = if complete {
+                    StreamVerdict::Complete
+                } else {
+                    StreamVerdict::Broken
+                };
+                assert_eq!(verdict, expected, "{n:?} {events:?} {end:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn choices_with_absurd_indexes_only_end_with_the_marker() {
+        let absurd = r#"data: {"choices":[{"index":99999999,"finish_reason":"stop"}]}"#;
+        let seen = watch(StreamKind::Chat, None, &[absurd, FINISHED]);
+        assert_eq!(seen.verdict(HttpEnd::Framed), StreamVerdict::Broken);
+        assert!(seen.choices.len() <= MAX_CHOICES);
+    }
+
+    #[test]
+    fn a_responses_stream_ends_with_its_marker_alone() {
+        for kind in ["response.completed", "response.incomplete", "response.failed"] {
+            let delta = r#"event: x
+data: {"type":"response.output_text.delta","sequence_number":4,"delta":"response.completed"}"#;
+            let end = format!(r#"data: {{"sequence_number":5,"response":{{"type":"x"}},"type":"{kind}"}}"#);
+            let running = watch(StreamKind::Responses, None, &[delta]);
+            assert_eq!(running.verdict(HttpEnd::Framed), StreamVerdict::Broken);
+            assert_eq!(running.last_sequence_number(), Some(4));
+            let ended = watch(StreamKind::Responses, None, &[delta, &end]);
+            assert_eq!(ended.verdict(HttpEnd::Closed), StreamVerdict::Complete);
+            assert_eq!(ended.last_sequence_number(), Some(5));
+        }
+        let done = watch(StreamKind::Responses, None, &[DONE]);
+        assert_eq!(done.verdict(HttpEnd::Framed), StreamVerdict::Broken);
+    }
+
+    #[test]
+    fn a_messages_stream_ends_with_message_stop_or_a_stop_reason_and_framing() {
+        let start =
+            "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"stop_reason\":null}}";
+        let delta = r#"data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{}}"#;
+        let stop = "event: message_stop\ndata: {\"type\":\"message_stop\"}";
+        let named = "event: message_stop\ndata: {}";
+        for (events, end, expected) in [
+            (&[start][..], HttpEnd::Framed, StreamVerdict::Broken),
+            (&[start, delta], HttpEnd::Framed, StreamVerdict::Complete),
+            (&[start, delta], HttpEnd::Closed, StreamVerdict::Broken),
+            (&[start, delta, stop], HttpEnd::Closed, StreamVerdict::Complete),
+            (&[start, named], HttpEnd::Broken, StreamVerdict::Complete),
+            (&[start, DONE], HttpEnd::Framed, StreamVerdict::Broken),
+        ] {
+            assert_eq!(
+                watch(StreamKind::Messages, None, events).verdict(end),
+                expected,
+                "{events:?} {end:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_provider_error_is_not_told_twice() {
+        for (kind, error) in [
+            (StreamKind::Chat, r#"data: {"error":{"message":"x"}}"#),
+            (StreamKind::Completions, "event: error\ndata: boom"),
+            (
+                StreamKind::Responses,
+                r#"data: {"type":"error","sequence_number":1}"#,
+            ),
+            (
+                StreamKind::Messages,
+                "event: error\ndata: {\"type\":\"error\",\"error\":{}}",
+            ),
+            (StreamKind::Other, r#"data: {"type":"error"}"#),
+        ] {
+            let seen = watch(kind, None, &[error]);
+            assert_eq!(
+                seen.verdict(HttpEnd::Framed),
+                StreamVerdict::EndedByProviderError,
+                "{kind:?}"
+            );
+            assert_eq!(
+                seen.verdict(HttpEnd::Broken),
+                StreamVerdict::EndedByProviderError,
+                "{kind:?}"
+            );
+        }
+        let null = watch(StreamKind::Chat, None, &[r#"data: {"error":null,"choices":[]}"#]);
+        assert!(!null.has_error());
+        let other = watch(StreamKind::Other, None, &["data: {}"]);
+        assert_eq!(other.verdict(HttpEnd::Framed), StreamVerdict::Complete);
+        assert_eq!(other.verdict(HttpEnd::Closed), StreamVerdict::Broken);
+    }
+
+    #[test]
+    fn events_are_told_apart() {
+        let mut watch = StreamWatch::new(StreamKind::Chat, None);
+        let mut facts = |event: &str| watch.observe(Piece::Event(event.as_bytes()));
+        assert!(facts(USAGE).usage_only);
+        assert!(!facts(r#"data: {"choices":[],"prompt_filter_results":[],"usage":null}"#).usage_only);
+        assert!(!facts(r#"data: {"choices":[{"index":0}],"usage":{}}"#).usage_only);
+        assert!(!facts(r#"data: {"usage":{}}"#).usage_only);
+        assert!(facts("data: [DONE]\r\n\r\n").end_marker);
+        assert_eq!(facts(": comment\n\n"), EventFacts::default());
+        assert_eq!(facts("data: 7\n\n"), EventFacts::default());
+    }
+
+    #[test]
+    fn a_long_event_counts_only_when_its_end_has_come() {
+        let mut watch = StreamWatch::new(StreamKind::Responses, None);
+        let head = br#"data: {"type":"response.completed","sequence_number":9,"response":{"output":"abc"#;
+        assert!(!watch.observe(Piece::LongHead(head)).end_marker);
+        watch.observe(Piece::LongMiddle(b"def"));
+        assert_eq!(watch.verdict(HttpEnd::Broken), StreamVerdict::Broken);
+        assert!(watch.observe(Piece::LongEnd(b"\"}}\n\n")).end_marker);
+        assert_eq!(watch.verdict(HttpEnd::Closed), StreamVerdict::Complete);
+    }
+}
