@@ -135,7 +135,7 @@ async fn respond(own: &Arc<OwnPaths>, request: Request<Incoming>, peer: IpAddr) 
         Admission::Answered(response) => response,
         Admission::Admitted(admitted) => match read_body(body).await {
             Ok(body) => own.run(admitted, body).await,
-            Err(error) => own.refuse(&admitted, &error),
+            Err(error) => admitted.refuse(&error),
         },
     };
     into_http(response)
