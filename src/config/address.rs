@@ -51,8 +51,7 @@ impl FromStr for ListenAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("`{text}` is no address to listen on; write `host:port`, `[::]:port` or `:port`");
+        let wrong = || "is no address to listen on; write `host:port`, `[::]:port` or `:port`".to_owned();
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
         let port = port
             .bytes()

@@ -81,7 +81,7 @@ impl Default for CacheSettings {
     fn default() -> Self {
         Self {
             enabled: true,
-            default_ttl: Duration::from_secs(300),
+            default_ttl: Duration::from_mins(5),
             max_object_bytes: 1 << 20,
             max_size_bytes: machine::cache_bytes(),
             stream_responses: true,

@@ -27,24 +27,50 @@ impl Diff {
 pub fn diff(old: &Loaded, new: &Loaded) -> Diff {
     let mut diff = Diff::default();
     for path in changed_paths(&old.tree, &new.tree) {
-        let path = KeyPath(path.into_iter().map(Step::Key).collect());
-        if needs_process(&path) {
-            diff.process_only.push(path.to_string());
+        let needs_process = needs_process(&path, &old.tree, &new.tree);
+        let path = KeyPath(path.into_iter().map(Step::Key).collect()).to_string();
+        if needs_process {
+            diff.process_only.push(path.clone());
         }
-        diff.changed.push(path.to_string());
+        diff.changed.push(path);
+    }
+    // WHY: a default that is now written out, or `10m` for `600s`, needs no new process.
+    if !diff.process_only.is_empty()
+        && new
+            .pinned_to(old)
+            .is_ok_and(|pinned| pinned.settings == new.settings)
+    {
+        diff.process_only.clear();
     }
     diff
 }
 
 /// The paths that differ and that only a new process can change.
 pub(super) fn process_paths(new: &Node, old: &Node) -> Vec<Vec<String>> {
-    let is_process =
-        |path: &Vec<String>| needs_process(&KeyPath(path.iter().cloned().map(Step::Key).collect()));
-    changed_paths(old, new).into_iter().filter(is_process).collect()
+    changed_paths(old, new)
+        .into_iter()
+        .filter(|path| needs_process(path, old, new))
+        .collect()
 }
 
-fn needs_process(path: &KeyPath) -> bool {
-    schema::lookup(path).is_some_and(|key| key.change == Change::Process)
+fn needs_process(path: &[String], old: &Node, new: &Node) -> bool {
+    if let [section, name, ..] = path
+        && section == "providers"
+        && !(exists(name, old) && exists(name, new))
+    {
+        // A provider that comes or goes brings or takes its connections.
+        return false;
+    }
+    let path = KeyPath(path.iter().cloned().map(Step::Key).collect());
+    schema::lookup(&path).is_some_and(|key| key.change == Change::Process)
+}
+
+/// Whether a configuration has that provider.
+fn exists(name: &str, tree: &Node) -> bool {
+    match tree.at(&["providers", name]) {
+        Some(node) => !node.is_null(),
+        None => matches!(name, "openai" | "anthropic"),
+    }
 }
 
 fn changed_paths(old: &Node, new: &Node) -> Vec<Vec<String>> {

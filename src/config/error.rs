@@ -8,6 +8,7 @@ use std::fmt;
 
 use super::path::KeyPath;
 use super::schema;
+use super::show::mask_url;
 use super::tree::{Node, Place, Scalar, Source, Value};
 
 /// One fault.
@@ -104,7 +105,7 @@ impl Faults {
 
     /// A fault of a value; the message begins with what is wrong, such as ``is no duration; write …``.
     pub fn at_node(&self, node: &Node, path: &KeyPath, message: &str) {
-        let show = if schema::may_show(path) && is_literal(node) {
+        let show = if schema::may_show(path) && is_harmless(node) {
             Show::Place
         } else {
             Show::Masked
@@ -150,11 +151,20 @@ impl Faults {
 
     /// A fault of syntax: the line is shown as far as its key.
     pub fn syntax(&self, place: &Place, message: &str) {
-        let Place::File { line, column, .. } = place else { return };
-        let text = line.checked_sub(1).and_then(|index| self.lines.get(index)).map_or("", String::as_str);
+        let Place::File { line, column, .. } = place else {
+            return;
+        };
+        let text = line
+            .checked_sub(1)
+            .and_then(|index| self.lines.get(index))
+            .map_or("", String::as_str);
         // WHY: braces end a plain value inside `{…}` and `[…]`, which surprises people who write `${NAME}` there.
         let is_reference = text.contains("${") && text.contains(['{', '[']) && message.contains("flow");
-        let hint = if is_reference { "; inside `{}` and `[]` put `${NAME}` into quotes" } else { "" };
+        let hint = if is_reference {
+            "; inside `{}` and `[]` put `${NAME}` into quotes"
+        } else {
+            ""
+        };
         let lead: String = match text.find(':') {
             Some(end) if is_plain_lead(&text[..=end]) => format!("{} ", &text[..=end]),
             _ => text.chars().take_while(|c| matches!(c, ' ' | '-')).collect(),
@@ -251,8 +261,13 @@ fn is_plain_lead(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"_-./".contains(&b))
 }
 
-fn is_literal(node: &Node) -> bool {
-    matches!(&node.value, Value::Scalar(scalar) if scalar.source != Source::File)
+fn is_harmless(node: &Node) -> bool {
+    matches!(&node.value, Value::Scalar(scalar) if scalar.source != Source::File && !has_password(&scalar.text))
+}
+
+/// Whether a value looks like a URL with a user in it, at whatever key.
+fn has_password(text: &str) -> bool {
+    text.split_once("://").is_some_and(|(_, rest)| rest.contains('@'))
 }
 
 /// How a value is named in a message: never a secret, never what a file or a variable held.
@@ -268,6 +283,9 @@ pub(super) fn shown(scalar: &Scalar, path: &KeyPath) -> String {
         Source::Interpolated(written) => written.as_str(),
         _ => scalar.text.as_str(),
     };
+    if has_password(text) {
+        return format!("`{}`", mask_url(text));
+    }
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("`{}…`", &text[..end]),
         None => format!("`{text}`"),

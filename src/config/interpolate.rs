@@ -64,9 +64,9 @@ fn scalar_in_place(
         },
         Reference::File(path) => {
             from_file = true;
-            let path = context.folder.join(path);
-            files.push(path.clone());
-            read_secret_file(&path)
+            let full = context.folder.join(path);
+            files.push(full.clone());
+            read_secret_file(&full).map_err(|reason| format!("file `{path}`: {reason}"))
         }
     });
     scalar.text = zeroize::Zeroizing::new(text?);
@@ -82,12 +82,8 @@ fn scalar_in_place(
 pub(super) fn read_secret_file(path: &Path) -> Result<String, String> {
     match file::read_regular(path, MAX_SECRET_BYTES) {
         Ok(text) => Ok(text.trim().to_owned()),
-        Err(fault) => Err(match fault {
-            FileFault::NotUtf8 => format!("file `{}` is not UTF-8 text", path.display()),
-            FileFault::TooLarge => format!("file `{}` is larger than 64KiB", path.display()),
-            FileFault::NotRegular => format!("`{}` is not a regular file", path.display()),
-            FileFault::Unreadable(reason) => format!("cannot read file `{}`: {reason}", path.display()),
-        }),
+        Err(FileFault::TooLarge) => Err("larger than 64KiB".to_owned()),
+        Err(fault) => Err(fault.to_string()),
     }
 }
 

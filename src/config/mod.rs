@@ -1,9 +1,9 @@
 //! From bytes to a configuration that cannot be wrong.
 //!
-//! The way: [`load`] reads the file, [`tree`] keeps every value's place, [`interpolate`] puts variables and files
-//! in, [`overrides`] lays the environment over it, [`schema`] refuses unknown keys and those of later versions,
-//! each section's own file converts and checks its values. All faults are collected; nothing is replaced or
-//! ignored in silence.
+//! The way: `load` reads the file, `tree` keeps every value's place, `interpolate` puts variables and files in,
+//! `overrides` lays the environment over it, `schema` refuses unknown keys and those of later versions, each
+//! section's own file converts and checks its values. All faults are collected; nothing is replaced or ignored in
+//! silence.
 
 mod address;
 mod auth;
@@ -23,6 +23,7 @@ mod observing;
 pub mod overrides;
 mod path;
 mod providers;
+pub mod reference;
 mod routing;
 pub mod schema;
 mod section;

@@ -264,8 +264,10 @@ impl Overrides<'_> {
         match read_secret_file(path.as_ref()) {
             Ok(text) => Some((file_name, text)),
             Err(message) => {
-                self.faults
-                    .general("environment", format!("variable `{file_name}`: {message}"));
+                self.faults.general(
+                    "environment",
+                    format!("variable `{file_name}`: file `{path}`: {message}"),
+                );
                 None
             }
         }
@@ -285,7 +287,6 @@ impl Overrides<'_> {
             }
         }
         let node = match variable.form {
-            Form::Same | Form::EmptyToo => Node::variable(name, value),
             Form::Commas => list(name, &value),
             Form::Megabytes => Node::variable(name, format!("{}MB", value.trim())),
             Form::Seconds if value.trim().parse::<u64>().is_ok() => {
@@ -299,7 +300,7 @@ impl Overrides<'_> {
                 Some(false) => Node::variable(name, "refuse".to_owned()),
                 None => Node::variable(name, value),
             },
-            Form::Seconds | Form::CacheBackend => Node::variable(name, value),
+            Form::Same | Form::EmptyToo | Form::Seconds | Form::CacheBackend => Node::variable(name, value),
         };
         root.set(&path, node);
     }

@@ -48,9 +48,9 @@ impl fmt::Display for KeyPath {
                             .bytes()
                             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'/'));
                     if simple {
-                        f.write_str(key)?
+                        f.write_str(key)?;
                     } else {
-                        write!(f, "{key:?}")?
+                        write!(f, "{key:?}")?;
                     }
                 }
             }

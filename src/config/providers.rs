@@ -286,7 +286,7 @@ impl Default for ProviderTimeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(10),
-            response_header: Duration::from_secs(600),
+            response_header: Duration::from_mins(10),
             idle_connection: Duration::from_secs(90),
             request: None,
         }
@@ -500,13 +500,13 @@ impl ProviderTimeouts {
 impl ProviderConnection {
     fn read(section: &Section<'_>) -> Self {
         let default = Self::default();
-        let old = section.number(
-            "max_idle_conns_per_host",
-            default.max_idle_connections,
-            1..=1_000_000,
-        );
+        let old = section.optional_number("max_idle_conns_per_host", 1..=1_000_000);
         Self {
-            max_idle_connections: section.number("max_idle_conns", old, 1..=1_000_000),
+            max_idle_connections: section.number(
+                "max_idle_conns",
+                old.unwrap_or(default.max_idle_connections),
+                1..=1_000_000,
+            ),
             http2: section.choice(
                 "http2",
                 default.http2,

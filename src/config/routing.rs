@@ -275,7 +275,10 @@ pub(super) fn refuse_unknown_provider(section: &Section<'_>, key: &str, name: &s
             format!("there are {}", list.join(", "))
         }
     };
-    section.refuse(key, &format!("no provider is named `{name}`; {hint}"));
+    section.refuse(
+        key,
+        &format!("no provider is named {}; {hint}", section.shown(key)),
+    );
 }
 
 impl RouterSettings {

@@ -252,7 +252,7 @@ fn is_off(node: &Node, default: &str) -> bool {
         Value::Scalar(scalar) => {
             let text = scalar.text.as_str();
             let word = text.to_ascii_lowercase();
-            is_null_or_off(scalar, &word) || text == default || same_quantity(text, default)
+            is_null_or_off(scalar, &word) || text == default.trim_matches('"') || same_quantity(text, default)
         }
     }
 }

@@ -125,6 +125,11 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// Whether a reference in the value could not be resolved.
+    pub fn is_broken(&self, key: &str) -> bool {
+        self.value(key).is_some_and(is_broken)
+    }
+
     /// Whether the value is `[]`.
     pub fn is_empty_list(&self, key: &str) -> bool {
         self.value(key)
@@ -152,6 +157,14 @@ impl<'a> Section<'a> {
                 }
                 _ => self.faults.absent(&path, message),
             },
+        }
+    }
+
+    /// The value as a message may name it: never a secret, never what a variable held.
+    pub fn shown(&self, key: &str) -> String {
+        match self.value(key).map(|node| &node.value) {
+            Some(Value::Scalar(scalar)) => shown(scalar, &self.path.key(key)),
+            _ => "[none]".to_owned(),
         }
     }
 
@@ -266,6 +279,9 @@ impl<'a> Section<'a> {
         let node = self.value(key)?;
         let path = self.path.key(key);
         let Value::List(items) = &node.value else {
+            if self.is_text(key, "none") || self.is_empty_text(key) {
+                return Some(Vec::new());
+            }
             if !is_broken(node) {
                 self.faults.at_node(
                     node,

@@ -124,10 +124,10 @@ impl Default for ServerSettings {
             listen: vec![ListenAddress::any(8080)],
             state_dir: PathBuf::from("./data"),
             threads: machine::threads(),
-            request_timeout: Duration::from_secs(600),
-            stream_idle_timeout: Duration::from_secs(300),
+            request_timeout: Duration::from_mins(10),
+            stream_idle_timeout: Duration::from_mins(5),
             header_timeout: Duration::from_secs(30),
-            body_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_mins(1),
             keepalive_timeout: Duration::from_secs(75),
             max_header_bytes: 64 << 10,
             max_headers: 200,
@@ -136,7 +136,7 @@ impl Default for ServerSettings {
             memory_budget_bytes: machine::memory_budget_bytes(),
             max_concurrent_requests: None,
             max_connections: machine::max_connections(),
-            drain_timeout: Duration::from_secs(60),
+            drain_timeout: Duration::from_mins(1),
             shutdown_delay: Duration::ZERO,
             path_prefixes: vec!["/api/litellm".to_owned()],
             trusted_proxies: Vec::new(),
@@ -201,7 +201,7 @@ fn read_listen(section: &Section<'_>, default: Vec<ListenAddress>) -> Vec<Listen
                 section.refuse_item(item, "is not supported in this version; write `host:port`");
             }
             Ok(address) if addresses.contains(&address) && address.port != 0 => {
-                section.refuse_item(item, "stands here twice")
+                section.refuse_item(item, "stands here twice");
             }
             Ok(address) => addresses.push(address),
             Err(message) => section.refuse_item(item, &message),

@@ -127,25 +127,22 @@ pub fn mask_url(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return "[redacted]".to_owned();
     };
+    // WHY: a password may hold an unescaped `/`, `?` or `@`; so the last `@` of all decides.
+    let (user, rest) = rest
+        .rsplit_once('@')
+        .map_or(("", rest), |(_, rest)| ("[redacted]@", rest));
     let (location, query) = rest
         .split_once('?')
         .map_or((rest, None), |(location, query)| (location, Some(query)));
-    let (authority, path) = location.split_at(location.find('/').unwrap_or(location.len()));
-    let mut shown = format!("{scheme}://");
-    // WHY: a password may hold an unescaped `/` or `@`; then the last `@` of all decides.
-    match location.rsplit_once('@') {
-        Some((_, host)) => shown += &format!("[redacted]@{host}"),
-        None => shown += &format!("{authority}{path}"),
-    }
-    if let Some(query) = query {
-        let parameters = query.split('&').map(|parameter| match parameter.split_once('=') {
+    let parameters = query.map(|query| {
+        let masked = query.split('&').map(|parameter| match parameter.split_once('=') {
             Some(("sslmode", value)) => format!("sslmode={value}"),
             Some((name, _)) => format!("{name}=[redacted]"),
             None => "[redacted]".to_owned(),
         });
-        shown += &format!("?{}", parameters.collect::<Vec<_>>().join("&"));
-    }
-    shown
+        format!("?{}", masked.collect::<Vec<_>>().join("&"))
+    });
+    format!("{scheme}://{user}{location}{}", parameters.unwrap_or_default())
 }
 
 fn default_of(key: &Key, path: &[String], settings: &Settings) -> Json {
@@ -193,5 +190,25 @@ fn computed(key: &str, path: &[String], settings: &Settings) -> Json {
             provider(|provider| format_duration(provider.timeouts.response_header))
         }
         _ => Json::Null,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_keeps_its_host_and_loses_its_secrets() {
+        for (url, shown) in [
+            ("redis://h:6379/0", "redis://h:6379/0"),
+            ("redis://:secret@h:6379/0", "redis://[redacted]@h:6379/0"),
+            (
+                "postgres://u:se/c?r@et@h/d?sslmode=require&password=x",
+                "postgres://[redacted]@h/d?sslmode=require&password=[redacted]",
+            ),
+            ("secret", "[redacted]"),
+        ] {
+            assert_eq!(mask_url(url), shown);
+        }
     }
 }

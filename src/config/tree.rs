@@ -443,7 +443,7 @@ mod tests {
         let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
         for i in 1..12 {
             let list = vec![format!("*a{}", i - 1); 10].join(", ");
-            text += &format!("a{i}: &a{i} [{list}]\n");
+            text.extend(["a", &i.to_string(), ": &a", &i.to_string(), " [", &list, "]\n"]);
         }
         assert_eq!(read(&text).unwrap_err().message, "there are too many values");
     }

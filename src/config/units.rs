@@ -1,5 +1,6 @@
 //! Durations and sizes as people write them: `1m30s`, `64KiB`.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 const NANOS: &[(&str, u64)] = &[
@@ -81,7 +82,7 @@ pub fn format_duration(duration: Duration) -> String {
     let mut text = String::new();
     for (unit, scale) in NANOS.iter().rev().filter(|(unit, _)| *unit != "µs") {
         if rest >= *scale {
-            text += &format!("{}{unit}", rest / scale);
+            let _ = write!(text, "{}{unit}", rest / scale);
             rest %= scale;
         }
     }

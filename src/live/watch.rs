@@ -26,7 +26,7 @@ const POLL: Duration = Duration::from_secs(2);
 const MOST_LINKS: usize = 16;
 
 /// Device, inode, size, modification and change time; `None` when there is no file.
-type Fingerprint = Option<(u64, u64, u64, i64, i64, i64, i64)>;
+pub(super) type Fingerprint = Option<(u64, u64, u64, i64, i64, i64, i64)>;
 
 /// Watches the files of `reloader` until `stop` ends.
 pub async fn run<S: Send + Sync + 'static>(
@@ -37,6 +37,8 @@ pub async fn run<S: Send + Sync + 'static>(
     let (hint, mut hints) = mpsc::channel::<()>(1);
     let mut folders = Folders::new(hint);
     let mut seen = look(&reloader.watched_files(), &mut folders).await;
+    // WHY: an edit between the start of the process and this first look would never be seen as a change.
+    reloader.reload(Trigger::Watch).await;
     let mut poll = tokio::time::interval(POLL);
     poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tokio::pin!(stop);
@@ -51,23 +53,32 @@ pub async fn run<S: Send + Sync + 'static>(
                 wait_for_quiet(&mut hints).await;
             }
         }
-        let now = look(&reloader.watched_files(), &mut folders).await;
-        if now != seen {
-            reloader.reload(Trigger::Watch).await;
-            // WHY: the list may have grown; a file that changed since `now` was taken keeps its old fingerprint.
+        let before = look(&reloader.watched_files(), &mut folders).await;
+        if before != seen {
+            let outcome = reloader.reload(Trigger::Watch).await;
             let after = look(&reloader.watched_files(), &mut folders).await;
             seen = after
                 .into_iter()
-                .map(|(path, print)| {
-                    let known = now
-                        .iter()
-                        .find(|(other, _)| *other == path)
-                        .map(|(_, print)| *print);
-                    (path, known.unwrap_or(print))
-                })
+                .map(|(path, print)| remember(path, print, &before, outcome.ok))
                 .collect();
         }
     }
+}
+
+/// What is remembered of a file after a reload: how it was before it was read. One that the reload brought counts
+/// as never seen, so that it is read once more; not so after a failure, which would only be told twice.
+fn remember(
+    path: PathBuf,
+    print: Fingerprint,
+    before: &[(PathBuf, Fingerprint)],
+    reloaded: bool,
+) -> (PathBuf, Fingerprint) {
+    let unknown = if reloaded { None } else { print };
+    let known = before
+        .iter()
+        .find(|(other, _)| *other == path)
+        .map(|(_, print)| *print);
+    (path, known.unwrap_or(unknown))
 }
 
 async fn wait_for_quiet(hints: &mut mpsc::Receiver<()>) {
@@ -99,7 +110,8 @@ async fn look(files: &Arc<Vec<PathBuf>>, folders: &mut Folders) -> Vec<(PathBuf,
     }
 }
 
-fn fingerprint(file: &Path) -> Fingerprint {
+/// What tells whether a file changed.
+pub(super) fn fingerprint(file: &Path) -> Fingerprint {
     let data = std::fs::metadata(file).ok()?;
     Some((
         data.dev(),

@@ -1,8 +1,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use std::time::Duration;
+
 use super::*;
-use crate::config::{diff, show};
+use crate::config::{Http2, LogFormat, RateFallback, diff, show};
 use crate::domain::{Dialect, Limits};
 
 const TOKEN: (&str, &str) = ("MANAGEMENT_TOKEN", "a-management-token-for-tests");
@@ -539,4 +541,76 @@ fn no_secret_is_shown() {
         "600s"
     );
     assert_eq!(shown["management"]["tokens"][0]["name"], "a");
+}
+
+#[test]
+fn a_new_provider_brings_its_own_pool_without_a_new_process() {
+    let old = load_with("providers: {openai: {connection: {http2: auto}}}\n", &[]).unwrap();
+    let yaml = "providers:\n  openai: {connection: {http2: never}}\n  x: {base_url: 'https://x', connection: {max_idle_conns: 5}}\n";
+    let new = load_with(yaml, &[]).unwrap();
+    assert_eq!(
+        diff(&old, &new).process_only,
+        ["providers.openai.connection.http2"]
+    );
+    let pinned = new.pinned_to(&old).unwrap();
+    assert_eq!(
+        pinned
+            .settings
+            .provider("x")
+            .unwrap()
+            .connection
+            .max_idle_connections,
+        5
+    );
+    assert_eq!(
+        pinned.settings.provider("openai").unwrap().connection.http2,
+        Http2::Auto
+    );
+}
+
+#[test]
+fn a_default_that_is_written_out_needs_no_new_process() {
+    let (old, new) = (
+        load_with("", &[]).unwrap(),
+        load_with("server: {listen: ':8080'}\n", &[]).unwrap(),
+    );
+    assert!(diff(&old, &new).process_only.is_empty());
+}
+
+#[test]
+fn every_active_key_is_read_by_somebody() {
+    for key in crate::config::schema::keys().filter(|key| key.active && !key.path.contains("[]")) {
+        if key.path.ends_with('>') {
+            continue;
+        }
+        let path = key.path.replace("<name>", "some");
+        let mut yaml = String::new();
+        for (depth, part) in path.split('.').enumerate() {
+            yaml.extend(["  ".repeat(depth).as_str(), part, ":\n"]);
+        }
+        yaml.extend(["  ".repeat(path.split('.').count()).as_str(), "{wrong: 1}\n"]);
+        let folder = tempfile::tempdir().unwrap();
+        let errors = load_in(folder.path(), &yaml, &[]).unwrap_err();
+        let found = errors
+            .faults
+            .iter()
+            .any(|fault| fault.key.as_deref() == Some(&path));
+        assert!(found, "`{path}` can be anything: {errors}");
+    }
+}
+
+#[test]
+fn an_unset_management_token_is_named_as_people_search_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = load_in(folder.path(), "management:\n  token: ${MANAGEMENT_TOKEN}\n", &[])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("MANAGEMENT_TOKEN environment variable is required"),
+        "{text}"
+    );
+    let text = load_in(folder.path(), "management:\n  token: 'a b'\n", &[])
+        .unwrap_err()
+        .to_string();
+    assert!(!text.contains("is required"), "{text}");
 }

@@ -74,15 +74,12 @@ impl Bench {
         std::fs::write(self.folder.path().join("edge.yaml"), yaml).unwrap();
     }
 
-    /// Runs the watcher while `act` changes files, until `count` outcomes were heard.
-    async fn watched(&self, count: usize, act: impl AsyncFnOnce()) {
+    /// Runs the watcher while `act` changes files, until the last outcome is as wanted.
+    async fn watched(&self, wanted: impl Fn(&Outcome) -> bool, act: impl AsyncFnOnce()) {
         let watching = watch::run(Arc::clone(&self.reloader), std::future::pending());
         let acting = async {
-            // Let the watcher take its first look.
-            tokio::task::yield_now().await;
-            tokio::time::sleep(Duration::from_millis(50)).await;
             act().await;
-            while self.outcomes.lock().len() < count {
+            while !wanted(&self.reloader.last_outcome()) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
@@ -158,7 +155,10 @@ async fn a_key_that_needs_a_new_process_is_named_at_every_reload() {
 async fn a_write_in_place_is_noticed() {
     let bench = Bench::plain("router: {retries: 1}\n");
     bench
-        .watched(1, async || bench.write("router: {retries: 3}\n"))
+        .watched(
+            |last| last.sequence == 2,
+            async || bench.write("router: {retries: 3}\n"),
+        )
         .await;
     assert_eq!(*bench.reloader.live().snapshot(), 103);
 }
@@ -171,8 +171,18 @@ async fn a_rename_over_the_file_is_noticed_twice() {
         std::fs::write(&beside, yaml).unwrap();
         std::fs::rename(&beside, bench.folder.path().join("edge.yaml")).unwrap();
     };
-    bench.watched(1, async || replace("router: {retries: 2}\n")).await;
-    bench.watched(2, async || replace("router: {retries: 4}\n")).await;
+    bench
+        .watched(
+            |last| last.sequence == 2,
+            async || replace("router: {retries: 2}\n"),
+        )
+        .await;
+    bench
+        .watched(
+            |last| last.sequence == 3,
+            async || replace("router: {retries: 4}\n"),
+        )
+        .await;
     assert_eq!(bench.reloader.running().settings.router.retries, 4);
 }
 
@@ -191,14 +201,17 @@ async fn a_swapped_symlink_two_folders_away_is_noticed() {
         symlink("..data/edge.yaml", folder.join("edge.yaml")).unwrap();
     });
     bench
-        .watched(1, async || {
-            symlink("..2", bench.folder.path().join("..new")).unwrap();
-            std::fs::rename(
-                bench.folder.path().join("..new"),
-                bench.folder.path().join("..data"),
-            )
-            .unwrap();
-        })
+        .watched(
+            |last| last.sequence == 2,
+            async || {
+                symlink("..2", bench.folder.path().join("..new")).unwrap();
+                std::fs::rename(
+                    bench.folder.path().join("..new"),
+                    bench.folder.path().join("..data"),
+                )
+                .unwrap();
+            },
+        )
         .await;
     assert_eq!(bench.reloader.running().settings.router.retries, 5);
 }
@@ -207,16 +220,21 @@ async fn a_swapped_symlink_two_folders_away_is_noticed() {
 async fn a_secret_file_that_appears_mends_a_refused_configuration() {
     let bench = Bench::plain("router: {retries: 1}\n");
     bench
-        .watched(1, async || {
-            bench.write("router: {retries: 2}\nproviders: {openai: {api_key: '${file:secrets/key}'}}\n")
-        })
+        .watched(
+            |last| !last.ok,
+            async || {
+                bench.write("router: {retries: 2}\nproviders: {openai: {api_key: '${file:secrets/key}'}}\n");
+            },
+        )
         .await;
-    assert!(!bench.reloader.last_outcome().ok);
     bench
-        .watched(2, async || {
-            std::fs::create_dir(bench.folder.path().join("secrets")).unwrap();
-            std::fs::write(bench.folder.path().join("secrets/key"), "sk-x").unwrap();
-        })
+        .watched(
+            |last| last.ok,
+            async || {
+                std::fs::create_dir(bench.folder.path().join("secrets")).unwrap();
+                std::fs::write(bench.folder.path().join("secrets/key"), "sk-x").unwrap();
+            },
+        )
         .await;
     let outcome = bench.reloader.last_outcome();
     assert!(outcome.ok, "{outcome:?}");
@@ -231,4 +249,22 @@ async fn a_touched_file_is_no_event() {
     assert_eq!((outcome.sequence, bench.outcomes.lock().len()), (1, 0));
     let outcome = bench.reloader.reload(Trigger::Signal).await;
     assert_eq!((outcome.sequence, outcome.generation), (2, 2));
+}
+
+#[tokio::test]
+async fn a_file_that_is_being_written_is_not_taken_for_an_empty_one() {
+    let bench = Bench::plain("router: {retries: 1}\n");
+    let path = bench.folder.path().join("edge.yaml");
+    for round in 3..8 {
+        std::fs::File::create(&path).unwrap();
+        let text = format!("router: {{retries: {round}}}\n");
+        let writer = std::thread::spawn({
+            let path = path.clone();
+            move || std::fs::write(path, text).unwrap()
+        });
+        let outcome = bench.reloader.reload(Trigger::Api).await;
+        writer.join().unwrap();
+        assert!(outcome.ok);
+        assert_eq!(bench.reloader.running().settings.router.retries, round);
+    }
 }

@@ -11,7 +11,11 @@ use super::overrides::Overrides;
 use super::path::KeyPath;
 use super::schema;
 use super::section::Section;
-use super::settings::*;
+use super::settings::{
+    AuditSettings, AuthSettings, CacheSettings, CorsSettings, DatabaseSettings, EncryptionSettings,
+    LimitsSettings, LoggingSettings, ManagementSettings, ModelSettings, ProviderSettings, ProviderSource,
+    RedisSettings, RouterSettings, ServerSettings, Settings, UnknownModels,
+};
 use super::tree::{self, Entry, Node, Value};
 
 /// Largest configuration file.
@@ -70,9 +74,9 @@ pub fn load(request: &LoadRequest<'_>) -> Result<Loaded, ConfigErrors> {
         Ok(gathered) => gathered,
         Err(messages) => {
             let faults = Faults::new(".env", "");
-            messages
-                .into_iter()
-                .for_each(|message| faults.general("", message));
+            for message in messages {
+                faults.general("", message);
+            }
             return Err(faults.into_errors());
         }
     };
@@ -91,9 +95,8 @@ pub fn load(request: &LoadRequest<'_>) -> Result<Loaded, ConfigErrors> {
         .as_ref()
         .map_or_else(|| "configuration".to_owned(), |path| path.display().to_string());
     let faults = Faults::new(&name, &source);
-    let mut tree = match parse(&source, &faults) {
-        Some(tree) => tree,
-        None => return Err(faults.into_errors().watching(&watched_files)),
+    let Some(mut tree) = parse(&source, &faults) else {
+        return Err(faults.into_errors().watching(&watched_files));
     };
     rename_old_keys(&mut tree, &faults);
     let context = interpolate::Context {
@@ -129,6 +132,11 @@ pub fn load(request: &LoadRequest<'_>) -> Result<Loaded, ConfigErrors> {
         return Err(faults.into_errors().watching(&watched_files));
     }
     warn(&settings, &tree, &mut warnings);
+    let certificates = settings
+        .providers
+        .iter()
+        .filter_map(|provider| provider.ca_file.as_ref());
+    watched_files.extend(certificates.map(|path| request.cwd.join(path)));
     watched_files.sort();
     watched_files.dedup();
     Ok(Loaded {
@@ -318,12 +326,13 @@ fn default_provider(root: &Section<'_>, providers: &[ProviderSettings], names: &
     };
     if !names.contains(&name.as_str()) && !root.is_set("default_provider") {
         let list: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
-        let message = match list.is_empty() {
-            true => "there is no provider; name one under `providers`".to_owned(),
-            false => format!(
+        let message = if list.is_empty() {
+            "there is no provider; name one under `providers`".to_owned()
+        } else {
+            format!(
                 "is missing, and `openai` is removed; write one of {}",
                 list.join(", ")
-            ),
+            )
         };
         root.refuse("default_provider", &message);
     }
@@ -333,12 +342,9 @@ fn default_provider(root: &Section<'_>, providers: &[ProviderSettings], names: &
 fn check_together(root: &Section<'_>, settings: &Settings, needs_token: bool, faults: &Faults) {
     let management = &settings.management;
     let section = root.section("management");
-    let token_is_faulty = section.is_set("token") || section.is_set("tokens");
-    if needs_token
-        && management.is_reachable()
-        && !management.has_admin()
-        && !(token_is_faulty && !faults.is_empty())
-    {
+    let is_given = section.is_set("token") && !section.is_broken("token") || section.is_set("tokens");
+    let is_missing = !management.has_admin() && (faults.is_empty() || !is_given);
+    if needs_token && management.is_reachable() && is_missing {
         faults.general(
             "",
             "MANAGEMENT_TOKEN environment variable is required; set it, or `management.token`, or give one of \

@@ -7,11 +7,15 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::Live;
+use super::watch::fingerprint;
 use crate::config::{ConfigErrors, Fault, Loaded, Settings, diff};
 use crate::domain::{Clock, Timestamp};
 
 /// Longest reload; a file system that hangs is a failed reload.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a file that changes while it is read is read again, and the pause before.
+const READINGS: usize = 10;
+const REST: Duration = Duration::from_millis(20);
 /// The file in `server.state_dir` that holds the last outcome.
 const RESULT_FILE: &str = "reload-result.json";
 
@@ -171,14 +175,14 @@ impl<S: Send + Sync + 'static> Reloader<S> {
         let is_noise = trigger == Trigger::Watch && previous.ok;
         match result {
             // WHY: a file that was touched, or other files of a swapped folder, are no event.
-            Ok(fresh) if fresh.diff.is_empty() && is_noise => previous,
+            Ok(fresh) if fresh.snapshot.is_none() && is_noise => previous,
             Ok(fresh) => self.accept(trigger, fresh, &before).await,
             Err(refused) => self.refuse(trigger, refused).await,
         }
     }
 
     fn read_and_build(&self, trigger: Trigger) -> Result<Fresh<S>, Refused> {
-        let read = (self.loader)().map_err(|errors| Refused {
+        let read = self.read_at_rest().map_err(|errors| Refused {
             text: errors.to_string(),
             watched_files: Some(errors.watched_files),
             faults: errors.faults,
@@ -190,7 +194,13 @@ impl<S: Send + Sync + 'static> Reloader<S> {
             faults: errors.faults,
             watched_files: Some(read.watched_files.clone()),
         })?;
-        let unchanged = diff.is_empty() && trigger == Trigger::Watch;
+        // WHY: certificates are read by the builder; that they changed shows in no key.
+        let has_files = loaded
+            .settings
+            .providers
+            .iter()
+            .any(|provider| provider.ca_file.is_some());
+        let unchanged = diff.is_empty() && trigger == Trigger::Watch && !has_files;
         let snapshot = if unchanged {
             None
         } else {
@@ -206,6 +216,24 @@ impl<S: Send + Sync + 'static> Reloader<S> {
             snapshot,
             diff,
         })
+    }
+
+    /// Reads again while a file changes under the reading: an editor that writes in place leaves an empty or half
+    /// a file for a moment, which may be a valid one.
+    fn read_at_rest(&self) -> Result<Loaded, ConfigErrors> {
+        let prints = || -> Vec<_> { self.watched.load().iter().map(|file| fingerprint(file)).collect() };
+        for _ in 0..READINGS {
+            let before = prints();
+            let read = (self.loader)();
+            if before.iter().flatten().any(|(_, _, size, ..)| *size == 0) {
+                std::thread::sleep(REST);
+            }
+            if before == prints() {
+                return read;
+            }
+            std::thread::sleep(REST);
+        }
+        (self.loader)()
     }
 
     async fn accept(&self, trigger: Trigger, fresh: Fresh<S>, before: &Loaded) -> Arc<Outcome> {
