@@ -48,7 +48,7 @@ impl Bench {
         let first = loader(folder.path())().unwrap();
         let builder: Builder<u32> = Box::new(|settings, before| match settings.router.retries {
             13 => Err("13 brings bad luck".to_owned()),
-            retries => Ok(retries + before.map_or(0, |before| **before * 100)),
+            retries => Ok(retries + before.map_or(0, |before| (**before % 100) * 100)),
         });
         let observer: Observer = Box::new(move |outcome| heard.lock().push(outcome.clone()));
         let reloader = Reloader::start(
