@@ -145,7 +145,7 @@ impl App {
             parts.serve_until_told(&mut signals, &stop).await;
             let server = parts.reloader.running().settings.server.clone();
             notify.stopping(server.shutdown_delay + server.drain_timeout);
-            log::info!("ending: what runs may finish within {} s", server.drain_timeout.as_secs());
+            log::info!("draining: what runs may finish within {} s", server.drain_timeout.as_secs());
             tokio::select! {
                 left = parts.drain.run(server.shutdown_delay, server.drain_timeout) => {
                     if left > 0 {

@@ -126,17 +126,12 @@ pub fn management_settings(settings: &Settings, sidecar: Option<SocketAddr>) -> 
     }
 }
 
-/// Seals provider keys with the configured key, or passes them through with a warning.
+/// Seals provider keys with the configured key, or passes them through.
 pub fn sealer(settings: &Settings) -> Result<Sealer> {
     match &settings.encryption.key {
         Some(key) => Sealer::with_key(key).context("encryption.key"),
-        None => {
-            log::warn!(
-                "no `encryption.key` is configured: provider keys of projects are stored as they are; \
-                 make one with `openssl rand -base64 32`"
-            );
-            Ok(Sealer::plain())
-        }
+        // the configuration has warned about it
+        None => Ok(Sealer::plain()),
     }
 }
 
