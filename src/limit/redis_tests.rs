@@ -209,7 +209,7 @@ async fn when_redis_goes_each_instance_gives_its_share_and_when_it_comes_back_th
         passed(&two.limiter, 100, 60).await,
     );
     assert!(
-        (30..=31).contains(&first) && (30..=31).contains(&second),
+        (30..=33).contains(&first) && (30..=33).contains(&second),
         "{first}, {second}"
     );
     assert!(!one.rates.is_answering());
@@ -252,7 +252,7 @@ async fn a_redis_that_hangs_costs_one_timeout_and_not_one_a_request() {
     let rest = clock.monotonic().saturating_sub(first);
     server.signal(rustix::process::Signal::CONT);
     assert!(first >= Duration::from_millis(45), "{first:?}");
-    assert!(rest < Duration::from_secs(1), "{rest:?}");
+    assert!(rest < Duration::from_secs(2), "{rest:?}");
 }
 
 #[tokio::test]
@@ -283,7 +283,7 @@ async fn without_a_redis_at_the_start_the_fallback_holds() {
     let rates = RedisRates::connect(&url, &Handle::current(), clock.clone(), settings.clone()).unwrap();
     let limiter = Limiter::new(settings, clock.clone(), FakeGrants::new(), Some(rates));
     assert_eq!(passed(&limiter, 10, 5).await, 5);
-    assert!(clock.monotonic() < Duration::from_secs(1));
+    assert!(clock.monotonic() < Duration::from_secs(5));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
