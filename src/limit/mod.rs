@@ -1,1 +1,385 @@
-//! May they, now: rates, concurrency and quota.
+//! May they, now: rates, concurrency and `max_requests`, taken as one reservation.
+
+mod charge;
+mod concurrency;
+mod gcra;
+mod local;
+pub mod redis;
+mod reservation;
+mod settings;
+mod standing;
+
+use std::net::IpAddr;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::oneshot;
+
+use crate::domain::client_address::limit_key;
+use crate::domain::denial::LimitScope;
+use crate::domain::{Clock, Denial, DenialCode, Limits, ProjectId, TokenId, spawn};
+use crate::store::{GrantOutcome, Grants, StoreError};
+
+pub use redis::RedisRates;
+pub use reservation::Reservation;
+pub use settings::{Fallback, FleetSize, LimitSettings};
+pub use standing::RateStanding;
+
+use charge::{Bucket, Charge, MOST_CHARGES, Refusal};
+use concurrency::{Concurrency, Permit};
+use gcra::{Rate, Room};
+use local::LocalRates;
+use reservation::{GrantHold, Returns};
+
+/// Who wants to send a request, and what limits him.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject {
+    /// The token.
+    pub token_id: TokenId,
+    /// Its project.
+    pub project_id: ProjectId,
+    /// The token's own limits; a part that is absent is taken from `default_token`.
+    pub token_limits: Limits,
+    /// The project's own limits; a part that is absent is taken from `default_project`.
+    pub project_limits: Limits,
+    /// How many requests the token may make in all.
+    pub max_requests: Option<NonZeroU64>,
+    /// The client's address.
+    pub client: IpAddr,
+}
+
+/// A refusal, and where the refusing rate stands, for the headers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// What the client is told.
+    pub denial: Denial,
+    /// The rate of token or project that refused; `None` when something else did.
+    pub rate: Option<RateStanding>,
+}
+
+impl From<Refused> for Denial {
+    fn from(refused: Refused) -> Self {
+        refused.denial
+    }
+}
+
+/// How full the memory is and what had to be given up, for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitStatistics {
+    /// Rate buckets in this process.
+    pub buckets: usize,
+    /// Rate buckets that were forgotten at the bound before they were full.
+    pub buckets_forgotten: u64,
+    /// Grants that could not be returned because too many were on their way.
+    pub grants_lost: u64,
+}
+
+/// The one place where requests are admitted: rates in this process or in Redis, concurrency in this
+/// process, `max_requests` behind the port [`Grants`].
+pub struct Limiter {
+    settings: Arc<ArcSwap<LimitSettings>>,
+    local: LocalRates,
+    shared: Option<Arc<RedisRates>>,
+    concurrency: Arc<Concurrency>,
+    grants: Arc<dyn Grants>,
+    returns: Arc<Returns>,
+}
+
+/// Where places were taken, so that they go back there.
+enum Taken {
+    Locally { instances: u32 },
+    InRedis,
+}
+
+impl Limiter {
+    /// Starts the task that returns grants on the current runtime, which must outlive the requests.
+    pub fn new(
+        settings: Arc<ArcSwap<LimitSettings>>,
+        clock: Arc<dyn Clock>,
+        grants: Arc<dyn Grants>,
+        shared: Option<Arc<RedisRates>>,
+    ) -> Self {
+        Self {
+            settings,
+            local: LocalRates::new(clock),
+            shared,
+            concurrency: Concurrency::new(),
+            returns: Returns::start(grants.clone()),
+            grants,
+        }
+    }
+
+    /// The rates of the installation and of one address, before anything is known of the client.
+    ///
+    /// # Errors
+    /// 429 `rate_limit_exceeded` with scope global or ip.
+    pub async fn admit_address(&self, client: IpAddr) -> Result<(), Denial> {
+        let settings = self.settings.load();
+        if settings.global.rpm.is_none() && settings.per_ip.rpm.is_none() {
+            return Ok(());
+        }
+        let settings = arc_swap::Guard::into_inner(settings);
+        let global = settings.global.rpm.map(|rpm| charge(Bucket::Global, rpm));
+        let address = settings
+            .per_ip
+            .rpm
+            .map(|rpm| charge(Bucket::Address(limit_key(client)), rpm));
+        let (charges, count) = listed(global, address);
+        let taken = self.take(&charges[..count], &settings).await;
+        taken.map(|_| ()).map_err(|refused| refused.denial)
+    }
+
+    /// Everything a request needs before it may leave for a provider: rates of token and project, then
+    /// concurrency, then one of `max_requests`. What was taken before a refusal is given back.
+    ///
+    /// # Errors
+    /// 429 `rate_limit_exceeded`, 429 `token_quota_exceeded`, 503 `store_unavailable`.
+    pub async fn reserve(&self, subject: Subject) -> Result<Reservation, Refused> {
+        let settings = self.settings.load_full();
+        let token = settings::filled(subject.token_limits, settings.default_token);
+        let project = settings::filled(subject.project_limits, settings.default_project);
+        let of_token = Bucket::Token {
+            token: subject.token_id,
+            project: subject.project_id,
+        };
+        let (charges, count) = listed(
+            token.rpm.map(|rpm| charge(of_token, rpm)),
+            project
+                .rpm
+                .map(|rpm| charge(Bucket::Project(subject.project_id), rpm)),
+        );
+        let charges = &charges[..count];
+        let (taken, rooms) = self.take(charges, &settings).await?;
+        let rest = async {
+            let permits = self.enter(subject, token, project, &settings)?;
+            let grant = match subject.max_requests {
+                Some(most) => Some(self.grant(subject.token_id, most, settings.store_timeout).await?),
+                None => None,
+            };
+            Ok((permits, grant))
+        };
+        match rest.await {
+            Ok((permits, grant)) => Ok(Reservation {
+                permits,
+                grant,
+                rate: tightest(charges, &rooms),
+            }),
+            Err(denial) => {
+                self.give_back(charges, &taken).await;
+                Err(Refused { denial, rate: None })
+            }
+        }
+    }
+
+    /// Waits until every grant that was returned so far is back in the store; `false`: not in time.
+    pub async fn settle(&self, timeout: Duration) -> bool {
+        self.returns.settle(timeout).await
+    }
+
+    /// For metrics.
+    pub fn statistics(&self) -> LimitStatistics {
+        LimitStatistics {
+            buckets: self.local.len(),
+            buckets_forgotten: self.local.forgotten(),
+            grants_lost: self.returns.lost(),
+        }
+    }
+
+    async fn take(
+        &self,
+        charges: &[Charge],
+        settings: &LimitSettings,
+    ) -> Result<(Taken, [Room; MOST_CHARGES]), Refused> {
+        if charges.is_empty() {
+            return Ok((Taken::Locally { instances: 1 }, [Room::default(); MOST_CHARGES]));
+        }
+        if settings.shared
+            && let Some(shared) = &self.shared
+        {
+            match shared.take(charges, settings).await {
+                Some(Ok(rooms)) => return Ok((Taken::InRedis, rooms)),
+                Some(Err(refusal)) => return Err(refused(charges, refusal)),
+                None if settings.fallback == Fallback::Refuse => return Err(unavailable(charges)),
+                None => {}
+            }
+        }
+        let instances = self.instances(settings);
+        match self.local.take(charges, instances) {
+            Ok(rooms) => Ok((Taken::Locally { instances }, rooms)),
+            Err(refusal) => Err(refused(charges, refusal)),
+        }
+    }
+
+    async fn give_back(&self, charges: &[Charge], taken: &Taken) {
+        match (taken, &self.shared) {
+            (Taken::Locally { instances }, _) => self.local.give_back(charges, *instances),
+            (Taken::InRedis, Some(shared)) => shared.give_back(charges, &self.settings.load_full()).await,
+            (Taken::InRedis, None) => {}
+        }
+    }
+
+    /// By how many the rates of this process are divided while Redis does not count for all.
+    fn instances(&self, settings: &LimitSettings) -> u32 {
+        match (settings.fleet_size, &self.shared) {
+            (FleetSize::Fixed(count), _) => count.get(),
+            (FleetSize::Auto, Some(shared)) if settings.shared => shared.instances(),
+            (FleetSize::Auto, _) => 1,
+        }
+    }
+
+    fn enter(
+        &self,
+        subject: Subject,
+        token: Limits,
+        project: Limits,
+        settings: &LimitSettings,
+    ) -> Result<[Option<Permit>; 4], Denial> {
+        let of_token = Bucket::Token {
+            token: subject.token_id,
+            project: subject.project_id,
+        };
+        let enter = |bucket: Bucket, most: Option<NonZeroU32>| match most {
+            None => Ok(None),
+            Some(most) => self
+                .concurrency
+                .enter(bucket, settings.fleet_size.share_rounded_up(most))
+                .map(Some)
+                .ok_or_else(|| too_many_under_way(bucket.scope(), most)),
+        };
+        Ok([
+            enter(of_token, token.concurrency)?,
+            enter(Bucket::Project(subject.project_id), project.concurrency)?,
+            enter(
+                Bucket::Address(limit_key(subject.client)),
+                settings.per_ip.concurrency,
+            )?,
+            enter(Bucket::Global, settings.global.concurrency)?,
+        ])
+    }
+
+    /// Takes a grant in a task of its own: when the client leaves meanwhile, the grant finds its way back.
+    async fn grant(&self, token: TokenId, most: NonZeroU64, timeout: Duration) -> Result<GrantHold, Denial> {
+        let (sender, receiver) = oneshot::channel();
+        let (grants, returns) = (self.grants.clone(), self.returns.clone());
+        spawn::spawn("grant", async move {
+            let outcome = grants.take(token, most.get()).await;
+            let hold = outcome.map(|outcome| match outcome {
+                GrantOutcome::Granted => Some(GrantHold::new(token, returns)),
+                GrantOutcome::Exhausted => None,
+            });
+            drop(sender.send(hold));
+        });
+        match tokio::time::timeout(timeout, receiver).await {
+            Ok(Ok(Ok(Some(hold)))) => Ok(hold),
+            Ok(Ok(Ok(None))) => Err(Denial::new(
+                DenialCode::TokenQuotaExceeded,
+                format!(
+                    "this token has used up its `{most}` requests; ask for a new one or a higher `max_requests`"
+                ),
+            )),
+            Ok(Ok(Err(error))) => Err(store_unavailable(&error)),
+            Ok(Err(_)) | Err(_) => Err(store_unavailable(&StoreError::Unavailable(format!(
+                "no answer within {timeout:?}"
+            )))),
+        }
+    }
+}
+
+fn charge(bucket: Bucket, rpm: NonZeroU32) -> Charge {
+    Charge {
+        bucket,
+        rate: Rate(rpm),
+    }
+}
+
+/// Those that are there, in order, and how many.
+fn listed(first: Option<Charge>, second: Option<Charge>) -> ([Charge; MOST_CHARGES], usize) {
+    match (first, second) {
+        (Some(first), Some(second)) => ([first, second], 2),
+        (Some(one), None) | (None, Some(one)) => ([one, one], 1),
+        (None, None) => ([charge(Bucket::Global, NonZeroU32::MAX); MOST_CHARGES], 0),
+    }
+}
+
+fn tightest(charges: &[Charge], rooms: &[Room; MOST_CHARGES]) -> Option<RateStanding> {
+    charges
+        .iter()
+        .zip(rooms)
+        .map(|(charge, room)| RateStanding {
+            limit: charge.rate.0.get(),
+            remaining: room.remaining,
+            reset: room.reset,
+        })
+        .reduce(RateStanding::tighter)
+}
+
+fn refused(charges: &[Charge], refusal: Refusal) -> Refused {
+    let charge = charges[refusal.index.min(charges.len() - 1)];
+    let (scope, rpm) = (charge.bucket.scope(), charge.rate.0.get());
+    let denial = Denial::new(
+        DenialCode::RateLimitExceeded,
+        format!(
+            "the rate limit of {} is reached: `{rpm}` requests a minute",
+            whose(scope)
+        ),
+    )
+    .with_retry_after(refusal.wait)
+    .with_scope(scope);
+    let rate = matches!(scope, LimitScope::Token | LimitScope::Project).then_some(RateStanding {
+        limit: rpm,
+        remaining: 0,
+        reset: charge.rate.reset_when_refused(refusal.wait),
+    });
+    Refused { denial, rate }
+}
+
+fn unavailable(charges: &[Charge]) -> Refused {
+    let scope = charges[0].bucket.scope();
+    Refused {
+        denial: Denial::new(
+            DenialCode::RateLimitExceeded,
+            format!(
+                "the rate limit of {} cannot be checked now because Redis does not answer",
+                whose(scope)
+            ),
+        )
+        .with_retry_after(Duration::from_secs(1))
+        .with_scope(scope),
+        rate: None,
+    }
+}
+
+fn too_many_under_way(scope: LimitScope, most: NonZeroU32) -> Denial {
+    Denial::new(
+        DenialCode::RateLimitExceeded,
+        format!(
+            "{} has `{most}` requests under way, as many as allowed at once",
+            whose(scope)
+        ),
+    )
+    .with_retry_after(Duration::from_secs(1))
+    .with_scope(scope)
+}
+
+fn store_unavailable(error: &StoreError) -> Denial {
+    log::warn!(kind = error.kind(); "a grant could not be taken: {error}");
+    Denial::new(
+        DenialCode::StoreUnavailable,
+        "the requests of this token cannot be counted now because the store does not answer; try again",
+    )
+    .with_retry_after(Duration::from_secs(1))
+}
+
+fn whose(scope: LimitScope) -> &'static str {
+    match scope {
+        LimitScope::Global => "this proxy",
+        LimitScope::Ip => "this address",
+        LimitScope::Token => "this token",
+        LimitScope::Project => "this project",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,5 @@
-//! What was used: counters that survive a clean stop.
+//! What was used: counters of tokens, gathered in memory and written in groups.
+
+pub mod counters;
+
+pub use counters::UsageCounters;

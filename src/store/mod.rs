@@ -1,18 +1,74 @@
 //! Persistence: ports here, SQL below. One small trait per aggregate; both back ends pass one suite.
 
 pub mod audit;
+mod columns;
+#[cfg(test)]
+mod contract;
 pub mod error;
 pub mod grants;
+pub mod health;
+pub mod migrate;
+pub mod postgres;
 pub mod projects;
+pub mod sqlite;
+pub mod state_dir;
 pub mod tokens;
 pub mod usage;
 
 pub use audit::{AuditFilter, AuditStore};
 pub use error::StoreError;
 pub use grants::{GrantOutcome, Grants};
+pub use health::StoreHealth;
 pub use projects::ProjectStore;
 pub use tokens::{StoredPrincipal, TokenFilter, TokenStore};
 pub use usage::{UsageDelta, UsageStore};
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+/// Every port of one back end.
+#[derive(Clone)]
+pub struct Store {
+    /// `sqlite` or `postgres`.
+    pub driver: &'static str,
+    /// Tokens.
+    pub tokens: Arc<dyn TokenStore>,
+    /// Projects.
+    pub projects: Arc<dyn ProjectStore>,
+    /// Audit events.
+    pub audit: Arc<dyn AuditStore>,
+    /// Counters of tokens.
+    pub usage: Arc<dyn UsageStore>,
+    /// Grants of limited tokens.
+    pub grants: Arc<dyn Grants>,
+    /// Health.
+    pub health: Arc<dyn StoreHealth>,
+    /// The schema; SQLite's is up to date once the store is open.
+    pub schema: Arc<dyn migrate::Schema>,
+    closing: Arc<dyn StoreClose>,
+}
+
+impl Store {
+    /// Folds and writes what is still on its way, then ends the back end's threads. Later calls answer errors.
+    pub async fn close(&self) {
+        self.closing.close().await;
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("driver", &self.driver)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a back end ends.
+#[async_trait]
+trait StoreClose: Send + Sync + 'static {
+    async fn close(&self);
+}
 
 /// A slice of a list, one-based.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

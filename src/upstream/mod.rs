@@ -1,1 +1,26 @@
-//! Where a request goes: models, targets, health.
+//! Where a request goes: which provider, which key, which target next, over which connection.
+//!
+//! Everything that decides is pure; `target.rs` alone knows Pingora.
+
+pub mod catalogue;
+pub mod choose;
+pub mod endpoint;
+pub mod health;
+pub mod names;
+pub mod provider;
+pub mod resolve;
+pub mod retry;
+pub mod rules;
+pub mod target;
+
+pub use catalogue::{Catalogue, CatalogueError, Model, ProviderSnapshot, Target, Upstreams};
+pub use choose::Wheel;
+pub use endpoint::{EndpointPattern, PathClass};
+pub use health::{Breaker, BreakerSnapshot, HealthRegistry, Permit};
+pub use provider::{KeyOwner, Provider};
+pub use resolve::{AllowedModels, Asked, Attempt, Attempts, Route};
+pub use retry::{AttemptFailure, Next, RetryBudget, Situation};
+pub use rules::{RequestFacts, Rules};
+pub use target::{ConnectFailure, Connected, ConnectorRegistry, ProviderConnector, Reuse};
+
+pub use crate::dialect::inspect::WatchedKeys;

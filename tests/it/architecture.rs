@@ -293,7 +293,7 @@ fn both_stores_have_the_same_migrations() {
             .flatten();
         entries
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .filter(|name| name.ends_with(".sql"))
+            .filter(|name| Path::new(name).extension().is_some_and(|e| e == "sql"))
             .collect()
     };
     let (sqlite, postgres) = (names("sqlite"), names("postgres"));

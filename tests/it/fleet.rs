@@ -148,9 +148,9 @@ fn concurrency_is_divided_by_the_size_of_the_fleet() {
     let streams = [user.chat_stream("gpt-a"), user.chat_stream("gpt-a")];
     user.chat("gpt-a").refused(429, "rate_limit_exceeded");
     gate.open();
-    streams
-        .into_iter()
-        .for_each(|stream| assert!(stream.finish().is_done()));
+    for stream in streams {
+        assert!(stream.finish().is_done());
+    }
 }
 
 #[test]
@@ -161,8 +161,8 @@ fn two_first_starts_on_one_empty_database_both_succeed() {
         let starts: Vec<_> = (0..3)
             .map(|_| scope.spawn(|| drop(TestEdge::plan(&provider).on(&store).start())))
             .collect();
-        starts
-            .into_iter()
-            .for_each(|start| start.join().expect("a start"));
+        for start in starts {
+            start.join().expect("a start");
+        }
     });
 }

@@ -1,5 +1,6 @@
 //! A small HTTP/1.1 client with its hands on the bytes: keep-alive, pipelining, aborts, events with their times.
 
+use std::fmt::Write as _;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -108,18 +109,17 @@ impl Request {
     pub fn head(&self, address: SocketAddr) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
         if !self.has("host") {
-            head.push_str(&format!("Host: {address}\r\n"));
+            let _ = write!(head, "Host: {address}\r\n");
         }
         for (name, value) in &self.headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            let _ = write!(head, "{name}: {value}\r\n");
         }
         match &self.body {
-            Body::None => {}
             Body::Sized(bytes) if !self.has("content-length") => {
-                head.push_str(&format!("Content-Length: {}\r\n", bytes.len()));
+                let _ = write!(head, "Content-Length: {}\r\n", bytes.len());
             }
             Body::Chunked(..) => head.push_str("Transfer-Encoding: chunked\r\n"),
-            Body::Sized(_) => {}
+            Body::None | Body::Sized(_) => {}
         }
         head.push_str("\r\n");
         head.into_bytes()
@@ -175,8 +175,6 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// How it ended.
     pub end: End,
-    /// From the first byte sent to the end of the head.
-    pub head_after: Duration,
     /// From the first byte sent to the end.
     pub elapsed: Duration,
 }
@@ -370,7 +368,6 @@ impl Connection {
     /// Reads one answer; `None` when the connection ended without one.
     pub fn read_answer(&mut self, method: &str, from: Instant) -> Option<Answer> {
         let (status, headers) = self.read_head()?;
-        let head_after = from.elapsed();
         let mut framing = framing_of(method, status, &headers);
         let mut body = Vec::new();
         while let Some(piece) = self.read_piece(&mut framing) {
@@ -386,7 +383,6 @@ impl Connection {
             headers,
             body,
             end,
-            head_after,
             elapsed: from.elapsed(),
         })
     }
@@ -413,7 +409,7 @@ impl Connection {
     }
 
     fn refill(&mut self) -> bool {
-        let mut piece = [0; 64 * 1024];
+        let mut piece = [0; 16 * 1024];
         match self.stream.read(&mut piece) {
             Ok(0) => false,
             Ok(count) => {
@@ -502,13 +498,11 @@ impl Connection {
     /// Sends a request and hands the answer out event by event.
     #[track_caller]
     pub fn stream(mut self, request: &Request) -> EventStream {
-        let from = Instant::now();
         self.send(request);
         let Some((status, headers)) = self.read_head() else {
             panic!("no answer to {} {}", request.method, request.target)
         };
         let framing = framing_of(&request.method, status, &headers);
-        let head_after = from.elapsed();
         EventStream {
             connection: self,
             framing,
@@ -516,7 +510,6 @@ impl Connection {
             raw: Vec::new(),
             status,
             headers,
-            head_after,
         }
     }
 
@@ -535,11 +528,6 @@ impl Connection {
             .set_read_timeout(Some(PATIENCE))
             .expect("set a time-out");
         closed
-    }
-
-    /// Closes the sending side only.
-    pub fn finish_sending(&self) {
-        let _ = self.stream.shutdown(Shutdown::Write);
     }
 }
 
@@ -569,8 +557,6 @@ pub struct EventStream {
     pub status: u16,
     /// The fields.
     pub headers: Headers,
-    /// From the first byte sent to the end of the head.
-    pub head_after: Duration,
 }
 
 impl EventStream {

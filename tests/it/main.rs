@@ -27,6 +27,8 @@ mod lifecycle;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod packaging;
+#[cfg(test)]
 mod pass_through;
 #[cfg(test)]
 mod provider;

@@ -68,7 +68,7 @@ fn oversized_head_is_refused_with_431() {
         "x".repeat(10_000)
     );
     raw_exchange(&edge, long.as_bytes()).refused(431, "header_too_large");
-    let many: String = (0..30).map(|n| format!("X-{n}: y\r\n")).collect();
+    let many = "X-Many: y\r\n".repeat(30);
     let many = format!("GET /v1/models HTTP/1.1\r\nHost: a\r\n{many}\r\n");
     raw_exchange(&edge, many.as_bytes()).refused(431, "header_too_large");
 }
@@ -216,7 +216,7 @@ fn declared_length_above_the_limit_is_refused_without_the_body() {
     assert!(
         answer.json()["error"]["message"]
             .as_str()
-            .is_some_and(|m| m.contains("1")),
+            .is_some_and(|m| m.contains("1024") || m.contains("1KiB") || m.contains("1 KiB")),
         "it says the limit"
     );
     assert_eq!(provider.count(), 0);

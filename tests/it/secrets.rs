@@ -23,7 +23,7 @@ for_both_stores! {
         let mut edge = TestEdge::plan(&provider).on(store).with(over).env("RUST_LOG", "trace").start();
         let mut answers = String::new();
         let user = edge.token_of(&edge.project(json!({"api_key": OWN_KEY})), json!({"max_requests": 40}));
-        let mut note = |answer: crate::http::Answer| answers.push_str(&format!("{:?}\n{}\n", answer.headers, answer.text()));
+        let mut note = |answer: crate::http::Answer| answers.extend([format!("{:?}\n", answer.headers), answer.text()]);
 
         let mut body = chat("gpt-a");
         body["messages"][0]["content"] = json!(PROMPT);

@@ -63,10 +63,7 @@ fn bytes_of_a_stream_are_not_rewritten() {
 fn any_split_of_the_bytes_gives_the_same_stream() {
     let provider = Provider::start();
     let (_edge, user) = start(&provider);
-    let text: String = chat_chunks("gpt-a")
-        .iter()
-        .map(|block| format!("{block}\n\n"))
-        .collect();
+    let text = chat_chunks("gpt-a").join("\n\n") + "\n\n";
     for size in [1, 7, 64] {
         provider.next(events(text.as_bytes().chunks(size).map(<[u8]>::to_vec).collect()));
         let rest = user.chat_stream("gpt-a").finish();
@@ -400,4 +397,21 @@ fn error_inside_a_stream_passes_as_the_provider_said_it() {
     let rest = user.chat_stream("gpt-a").finish();
     assert_eq!(rest.events[1].json()["error"]["code"], "their_code");
     assert!(!String::from_utf8_lossy(&rest.raw).contains("[DONE]"));
+}
+
+#[test]
+fn events_keep_the_providers_rhythm() {
+    let provider = Provider::start();
+    let (_edge, user) = start(&provider);
+    provider.next(Reply::events(&chat_chunks("m")).every(Duration::from_millis(100)));
+    let rest = user.chat_stream("gpt-a").finish();
+    let gaps: Vec<Duration> = rest
+        .events
+        .windows(2)
+        .map(|pair| pair[1].at.duration_since(pair[0].at))
+        .collect();
+    assert!(
+        gaps.iter().all(|gap| *gap > Duration::from_millis(50)),
+        "none waits for the next: {gaps:?}"
+    );
 }

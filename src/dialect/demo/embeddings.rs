@@ -72,6 +72,8 @@ fn unit_vector(text: &str, dimensions: u64) -> Vec<f32> {
         .sum::<f32>()
         .sqrt()
         .max(f32::MIN_POSITIVE);
-    vector.iter_mut().for_each(|number| *number /= length);
+    for number in &mut vector {
+        *number /= length;
+    }
     vector
 }

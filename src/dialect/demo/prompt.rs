@@ -106,7 +106,7 @@ fn answer_to(question: &str) -> String {
          has read your question and these words are canned.",
     );
     if !question.is_empty() {
-        text.push_str(&format!(" You asked: “{question}”."));
+        text.extend([" You asked: “", question, "”."]);
     }
     text.push_str(
         " Everything around them is real: your token was checked, its limits were counted, and this answer \

@@ -179,8 +179,7 @@ pub fn classify(method: &str, path: &NormalPath<'_>) -> PathFacts {
             methods: READ,
             ..unknown()
         },
-        [Some("realtime"), _, _] => not_in_this_version(),
-        [Some("openai"), Some("deployments"), _] => not_in_this_version(),
+        [Some("realtime"), _, _] | [Some("openai"), Some("deployments"), _] => not_in_this_version(),
         [Some(root), _, _] if STATEFUL_ROOTS.contains(&root) => stateful(),
         _ => unknown(),
     }

@@ -47,8 +47,6 @@ pub struct Plan {
     config: Value,
     raw: Option<String>,
     environment: Vec<(String, String)>,
-    arguments: Vec<String>,
-    directory: Option<PathBuf>,
 }
 
 /// A running program with its folder.
@@ -60,7 +58,7 @@ pub struct TestEdge {
     child: Option<Child>,
     plan: Plan,
     folder: PathBuf,
-    _folder_owner: Option<TempDir>,
+    _folder_owner: TempDir,
     names: AtomicU32,
     /// From exec to the listening file.
     pub started_in: Duration,
@@ -293,11 +291,7 @@ impl TestEdge {
 
     fn spawn(&self) -> Child {
         spawn_bound_to_us(PROGRAM, |command| {
-            command
-                .arg("server")
-                .arg("-c")
-                .arg(self.config_path())
-                .args(&self.plan.arguments);
+            command.arg("server").arg("-c").arg(self.config_path());
             self.surround(command);
             command
                 .stdout(self.output("stdout.log"))
@@ -373,8 +367,6 @@ impl Plan {
             config,
             raw: None,
             environment: Vec::new(),
-            arguments: Vec::new(),
-            directory: None,
         }
     }
 
@@ -408,30 +400,13 @@ impl Plan {
         self
     }
 
-    /// Adds an argument after `server -c FILE`.
-    pub fn argument(mut self, argument: &str) -> Self {
-        self.arguments.push(argument.into());
-        self
-    }
-
-    /// Uses a folder that belongs to the test.
-    pub fn in_folder(mut self, folder: &Path) -> Self {
-        self.directory = Some(folder.to_owned());
-        self
-    }
-
     /// Writes the files without starting.
     pub fn prepare(mut self) -> TestEdge {
-        let owner = self.directory.is_none().then(|| {
-            tempfile::Builder::new()
-                .prefix("edge-")
-                .tempdir()
-                .expect("a folder")
-        });
-        let folder = owner.as_ref().map_or_else(
-            || self.directory.clone().unwrap_or_default(),
-            |o| o.path().to_owned(),
-        );
+        let owner = tempfile::Builder::new()
+            .prefix("edge-")
+            .tempdir()
+            .expect("a folder");
+        let folder = owner.path().to_owned();
         let state = folder.join("state");
         std::fs::create_dir_all(&state).expect("a state folder");
         let mut base = json!({

@@ -1,5 +1,7 @@
 //! Writes a tree of values as the YAML a person would write.
 
+use std::fmt::Write;
+
 use serde_json::{Map, Value};
 
 /// Stands for a null that is written (a null of `merge` removes).
@@ -15,8 +17,13 @@ pub fn to_yaml(value: &Value) -> String {
 fn write(value: &Value, depth: usize, text: &mut String) {
     match value {
         Value::Object(map) if !map.is_empty() => write_map(map, depth, text),
-        other => text.push_str(&format!("{other}\n")),
+        other => text.push_str(&flow(other)),
     }
+}
+
+/// A list or a scalar behind its key: JSON is YAML.
+fn flow(value: &Value) -> String {
+    format!(" {value}\n")
 }
 
 fn write_map(map: &Map<String, Value>, depth: usize, text: &mut String) {
@@ -29,15 +36,14 @@ fn write_map(map: &Map<String, Value>, depth: usize, text: &mut String) {
         } else {
             Value::from(key.as_str()).to_string()
         };
-        text.push_str(&format!("{:1$}{key}:", "", depth * 2));
+        let _ = write!(text, "{:1$}{key}:", "", depth * 2);
         match value {
             Value::Object(map) if !map.is_empty() => {
                 text.push('\n');
                 write_map(map, depth + 1, text);
             }
             Value::String(word) if word == NULL => text.push_str(" null\n"),
-            // Lists and scalars in flow style: JSON is YAML.
-            other => text.push_str(&format!(" {other}\n")),
+            other => text.push_str(&flow(other)),
         }
     }
 }

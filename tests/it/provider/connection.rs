@@ -109,7 +109,6 @@ impl Wire {
             body: Arc::default(),
             body_whole: false,
             connection,
-            at: Instant::now(),
             left_at: None,
             answered: false,
         })

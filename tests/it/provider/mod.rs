@@ -36,8 +36,6 @@ pub struct Seen {
     pub body_whole: bool,
     /// The number of the connection.
     pub connection: u64,
-    /// When the head was read.
-    pub at: Instant,
     /// When the client was seen to leave before the answer was out.
     pub left_at: Option<Instant>,
     /// Whether the script ran to its end.
@@ -172,12 +170,6 @@ impl Provider {
     pub fn on_model(&self, model: &str, reply: Reply) {
         let model = model.to_owned();
         self.on(move |seen| (seen.model() == model).then(|| reply.clone()));
-    }
-
-    /// Answers every request that carries this field value.
-    pub fn on_header(&self, name: &str, value: &str, reply: Reply) {
-        let (name, value) = (name.to_owned(), value.to_owned());
-        self.on(move |seen| (seen.header(&name) == Some(value.as_str())).then(|| reply.clone()));
     }
 
     /// Answers every request.

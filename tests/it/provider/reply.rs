@@ -1,5 +1,6 @@
 //! What the fake provider does with one request, down to the bytes.
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -202,12 +203,6 @@ impl Reply {
         self
     }
 
-    /// Waits before the piece with this index (counted from 0).
-    pub fn pause_before(mut self, piece: usize, wait: Duration) -> Self {
-        self.before_piece.push((piece, Step::Pause(wait)));
-        self
-    }
-
     /// Waits between pieces.
     pub fn every(mut self, wait: Duration) -> Self {
         self.between = Some(wait);
@@ -253,12 +248,12 @@ impl Reply {
     fn head(&self) -> Vec<u8> {
         let mut head = format!("HTTP/1.1 {} Scripted\r\n", self.status);
         for (name, value) in &self.headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            let _ = write!(head, "{name}: {value}\r\n");
         }
         match self.framing {
             Framing::Length => {
                 let length: usize = self.pieces.iter().map(Vec::len).sum();
-                head.push_str(&format!("Content-Length: {length}\r\n"));
+                let _ = write!(head, "Content-Length: {length}\r\n");
             }
             Framing::Chunked => head.push_str("Transfer-Encoding: chunked\r\n"),
             Framing::Close => head.push_str("Connection: close\r\n"),

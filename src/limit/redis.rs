@@ -1,0 +1,322 @@
+//! Rates shared by a fleet: one atomic script on Redis, with Redis' own clock.
+//!
+//! A call that does not answer within `redis.timeout`, or fails, makes this instance do without Redis for a
+//! second; then one request tries again while the others still do without. How many instances there are is
+//! told by each of them to Redis every few seconds, and remembered when Redis goes.
+//!
+//! Commands may be sent from any runtime: fred hands them over channels to its own task, which lives on the
+//! runtime that is given at the start.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use fred::clients::Client;
+use fred::interfaces::{ClientLike as _, LuaInterface as _, SortedSetsInterface as _};
+use fred::types::Builder;
+use fred::types::config::{Config, Options, ReconnectPolicy, UnresponsiveConfig};
+use sha2::{Digest as _, Sha256};
+use tokio::runtime::Handle;
+
+use super::LimitSettings;
+use super::charge::{Bucket, Charge, MOST_CHARGES, Refusal};
+use super::gcra::Room;
+use crate::domain::{Clock, Secret, TokenId, spawn};
+
+const RATES: &str = include_str!("rates.lua");
+const INSTANCES: &str = include_str!("instances.lua");
+
+/// How long Redis is left alone after it failed.
+const DO_WITHOUT: Duration = Duration::from_secs(1);
+/// How often this instance says that it lives.
+const BEAT_EVERY: Duration = Duration::from_secs(10);
+/// How often it tries when Redis does not answer.
+const BEAT_AGAIN: Duration = Duration::from_secs(1);
+const RECONNECT_MILLIS: u32 = 250;
+/// Commands on their way to Redis at once; above it they fail and the fallback holds.
+const MOST_COMMANDS: usize = 16_384;
+
+/// Redis cannot be used as configured.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`redis.url` cannot be used: {0}; write it like `redis://user:password@host:6379/0`")]
+pub struct RedisUnusable(String);
+
+/// Rate buckets in Redis.
+pub struct RedisRates {
+    client: Client,
+    clock: Arc<dyn Clock>,
+    settings: Arc<ArcSwap<LimitSettings>>,
+    /// How this instance is known to the others.
+    name: String,
+    instances: AtomicU32,
+    /// Monotonic microseconds from which on Redis may be tried again; 0 while it answers.
+    try_at: AtomicU64,
+    failures: AtomicU64,
+    rates_sha: OnceLock<String>,
+}
+
+#[derive(Clone, Copy)]
+enum Action {
+    Take,
+    Give,
+}
+
+impl RedisRates {
+    /// Begins to connect on `runtime` and keeps at it; does not wait for Redis.
+    ///
+    /// # Errors
+    /// The URL cannot be understood.
+    pub fn connect(
+        url: &Secret,
+        runtime: &Handle,
+        clock: Arc<dyn Clock>,
+        settings: Arc<ArcSwap<LimitSettings>>,
+    ) -> Result<Arc<Self>, RedisUnusable> {
+        let unusable = |error: fred::error::Error| RedisUnusable(error.details().to_owned());
+        let mut config = Config::from_url(url.expose()).map_err(unusable)?;
+        config.fail_fast = false;
+        let client = Builder::from_config(config)
+            .with_connection_config(|connection| {
+                connection.connection_timeout = Duration::from_secs(2);
+                connection.internal_command_timeout = Duration::from_secs(2);
+                connection.max_command_attempts = 1;
+                connection.max_command_buffer_len = MOST_COMMANDS;
+                connection.reconnect_on_auth_error = true;
+                connection.unresponsive = UnresponsiveConfig {
+                    max_timeout: Some(Duration::from_secs(2)),
+                    interval: Duration::from_millis(500),
+                };
+            })
+            .set_policy(ReconnectPolicy::new_constant(0, RECONNECT_MILLIS))
+            .build()
+            .map_err(unusable)?;
+        let rates = Arc::new(Self {
+            client,
+            clock,
+            settings,
+            name: TokenId::random().to_string(),
+            instances: AtomicU32::new(1),
+            try_at: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            rates_sha: OnceLock::new(),
+        });
+        let _entered = runtime.enter();
+        drop(rates.client.connect());
+        spawn::spawn("redis heartbeat", beat(Arc::downgrade(&rates)));
+        Ok(rates)
+    }
+
+    /// Instances that were seen when Redis last answered, this one included.
+    pub fn instances(&self) -> u32 {
+        self.instances.load(Ordering::Relaxed)
+    }
+
+    /// Whether Redis answered when it was last asked.
+    pub fn is_answering(&self) -> bool {
+        self.try_at.load(Ordering::Relaxed) == 0
+    }
+
+    /// Calls that failed or came too late, for metrics.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Tells the others that this instance stops, and closes the connection.
+    pub async fn leave(&self) {
+        let options = options(Duration::from_millis(500));
+        let key = instances_key(&self.settings.load().prefix);
+        let _: Result<i64, _> = self
+            .client
+            .with_options(&options)
+            .zrem(key, self.name.as_str())
+            .await;
+        let _ = tokio::time::timeout(Duration::from_millis(500), self.client.quit()).await;
+    }
+
+    /// Takes one place of each, or of none. `None`: Redis does not answer.
+    pub(super) async fn take(
+        &self,
+        charges: &[Charge],
+        settings: &LimitSettings,
+    ) -> Option<Result<[Room; MOST_CHARGES], Refusal>> {
+        let answer = self.run(Action::Take, charges, settings).await?;
+        match answer.as_slice() {
+            [0, 0, pairs @ ..] if pairs.len() == charges.len() * 2 => {
+                let mut rooms = [Room::default(); MOST_CHARGES];
+                for (room, pair) in rooms.iter_mut().zip(pairs.chunks_exact(2)) {
+                    room.remaining = u32::try_from(pair[0]).unwrap_or(0);
+                    room.reset = micros(pair[1]);
+                }
+                Some(Ok(rooms))
+            }
+            [index, wait] if (1..=charges.len() as i64).contains(index) => Some(Err(Refusal {
+                index: (*index - 1) as usize,
+                wait: micros(*wait),
+            })),
+            _ => {
+                self.failed("the answer of the script is not of the form that was agreed");
+                None
+            }
+        }
+    }
+
+    /// Returns one place of each; when Redis does not answer, they stay taken until they refill.
+    pub(super) async fn give_back(&self, charges: &[Charge], settings: &LimitSettings) {
+        if !charges.is_empty() {
+            let _ = self.run(Action::Give, charges, settings).await;
+        }
+    }
+
+    async fn run(&self, action: Action, charges: &[Charge], settings: &LimitSettings) -> Option<Vec<i64>> {
+        if !self.may_try() {
+            return None;
+        }
+        let timeout = settings.redis_timeout;
+        match tokio::time::timeout(timeout, self.call(action, charges, settings)).await {
+            Ok(Ok(answer)) => {
+                if self.try_at.swap(0, Ordering::Relaxed) != 0 {
+                    log::info!("redis answers again: rates are shared");
+                }
+                Some(answer)
+            }
+            Ok(Err(error)) => {
+                self.failed(error.details());
+                None
+            }
+            Err(_) => {
+                self.failed("no answer in time");
+                None
+            }
+        }
+    }
+
+    async fn call(
+        &self,
+        action: Action,
+        charges: &[Charge],
+        settings: &LimitSettings,
+    ) -> Result<Vec<i64>, fred::error::Error> {
+        let keys: Vec<String> = charges
+            .iter()
+            .map(|charge| key(&settings.prefix, charge.bucket))
+            .collect();
+        let word = match action {
+            Action::Take => "take",
+            Action::Give => "give",
+        };
+        let mut arguments = Vec::with_capacity(charges.len() + 1);
+        arguments.push(word.to_owned());
+        arguments.extend(charges.iter().map(|charge| charge.rate.0.to_string()));
+        let options = options(settings.redis_timeout);
+        let client = self.client.with_options(&options);
+        if let Some(sha) = self.rates_sha.get() {
+            match client
+                .evalsha(sha.as_str(), keys.clone(), arguments.clone())
+                .await
+            {
+                Err(error) if error.details().starts_with("NOSCRIPT") => {}
+                answered => return answered,
+            }
+        }
+        client.eval(RATES, keys, arguments).await
+    }
+
+    /// While Redis is down one caller a second tries it.
+    fn may_try(&self) -> bool {
+        let try_at = self.try_at.load(Ordering::Relaxed);
+        if try_at == 0 {
+            return true;
+        }
+        let now = self.now();
+        now >= try_at
+            && self
+                .try_at
+                .compare_exchange(
+                    try_at,
+                    now + DO_WITHOUT.as_micros() as u64,
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                )
+                .is_ok()
+    }
+
+    fn failed(&self, why: &str) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        let try_at = self.now() + DO_WITHOUT.as_micros() as u64;
+        if self.try_at.swap(try_at, Ordering::Relaxed) == 0 {
+            log::warn!("redis does not answer, rates fall back to `limits.distributed.fallback`: {why}");
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.clock.monotonic().as_micros())
+            .unwrap_or(u64::MAX / 2)
+            .max(1)
+    }
+
+    async fn beat_once(&self) -> Result<(), fred::error::Error> {
+        let options = options(Duration::from_secs(1));
+        let client = self.client.with_options(&options);
+        if self.rates_sha.get().is_none() {
+            let sha: String = client.script_load(RATES).await?;
+            let _ = self.rates_sha.set(sha);
+        }
+        let key = instances_key(&self.settings.load().prefix);
+        let count: i64 = client
+            .eval(INSTANCES, vec![key], vec![self.name.as_str()])
+            .await?;
+        self.instances
+            .store(u32::try_from(count).unwrap_or(1).max(1), Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Says every few seconds that this instance lives, as long as someone holds it.
+async fn beat(rates: Weak<RedisRates>) {
+    while let Some(strong) = rates.upgrade() {
+        let pause = match strong.beat_once().await {
+            Ok(()) => BEAT_EVERY,
+            Err(_) => BEAT_AGAIN,
+        };
+        drop(strong);
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn options(timeout: Duration) -> Options {
+    Options {
+        timeout: Some(timeout),
+        max_attempts: Some(1),
+        fail_fast: true,
+        ..Options::default()
+    }
+}
+
+/// Buckets of one call lie in one slot of a cluster: those of a token with its project's, those of
+/// addresses with the global one. Addresses are hashed.
+fn key(prefix: &str, bucket: Bucket) -> String {
+    match bucket {
+        Bucket::Global => format!("{prefix}rate:{{all}}"),
+        Bucket::Address(address) => {
+            let digest = Sha256::digest(address.to_string().as_bytes());
+            let mut short = [0; 16];
+            short.copy_from_slice(&digest[..16]);
+            format!("{prefix}rate:{{all}}:ip:{:032x}", u128::from_be_bytes(short))
+        }
+        Bucket::Token { token, project } => format!("{prefix}rate:{{{project}}}:token:{token}"),
+        Bucket::Project(project) => format!("{prefix}rate:{{{project}}}"),
+    }
+}
+
+fn instances_key(prefix: &str) -> String {
+    format!("{prefix}instances")
+}
+
+fn micros(count: i64) -> Duration {
+    Duration::from_micros(u64::try_from(count).unwrap_or(0))
+}
+
+#[cfg(test)]
+#[path = "redis_tests.rs"]
+mod tests;

@@ -1,0 +1,125 @@
+//! What a request holds while it is under way, and how it is given back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::concurrency::Permit;
+use super::standing::RateStanding;
+use crate::domain::{TokenId, spawn};
+use crate::store::Grants;
+
+/// Grants on their way back to the store; above it they are lost (a request less for their token) and
+/// counted. There are never more than requests that failed before a connection within one store write.
+const MOST_RETURNS: usize = 65_536;
+
+/// Everything a request took to be let through. Dropping it, on any path, ends its places under way, and
+/// returns its grant unless [`Self::mark_sent`] was called.
+#[derive(Debug)]
+#[must_use = "dropping it ends the request's places"]
+pub struct Reservation {
+    pub(super) permits: [Option<Permit>; 4],
+    pub(super) grant: Option<GrantHold>,
+    pub(super) rate: Option<RateStanding>,
+}
+
+impl Reservation {
+    /// A byte of the request may have left for a provider: from now on its grant counts, whatever follows.
+    pub fn mark_sent(&mut self) {
+        if let Some(grant) = self.grant.take() {
+            grant.spend();
+        }
+    }
+
+    /// What `x-ratelimit-*` say: the tighter of token and project; `None` when neither has a rate.
+    pub fn rate_standing(&self) -> Option<RateStanding> {
+        self.rate
+    }
+
+    /// How many places under way it holds.
+    pub fn permits(&self) -> usize {
+        self.permits.iter().flatten().count()
+    }
+}
+
+/// One request of a token's `max_requests`; returned when dropped.
+#[derive(Debug)]
+pub(super) struct GrantHold {
+    token: TokenId,
+    returns: Option<Arc<Returns>>,
+}
+
+impl GrantHold {
+    pub(super) fn new(token: TokenId, returns: Arc<Returns>) -> Self {
+        Self {
+            token,
+            returns: Some(returns),
+        }
+    }
+
+    fn spend(mut self) {
+        self.returns = None;
+    }
+}
+
+impl Drop for GrantHold {
+    fn drop(&mut self) {
+        if let Some(returns) = self.returns.take() {
+            returns.send(self.token);
+        }
+    }
+}
+
+/// The way back of grants: a drop cannot wait for the store, so a task does.
+#[derive(Debug)]
+pub(super) struct Returns {
+    sender: mpsc::Sender<Return>,
+    lost: AtomicU64,
+}
+
+#[derive(Debug)]
+enum Return {
+    Grant(TokenId),
+    /// Answers when everything sent before it is done.
+    Settled(oneshot::Sender<()>),
+}
+
+impl Returns {
+    /// Starts the task on the current runtime; it ends with the last holder.
+    pub(super) fn start(grants: Arc<dyn Grants>) -> Arc<Self> {
+        let (sender, mut receiver) = mpsc::channel(MOST_RETURNS);
+        spawn::spawn("grant returns", async move {
+            while let Some(message) = receiver.recv().await {
+                match message {
+                    Return::Grant(token) => grants.give_back(token).await,
+                    Return::Settled(answer) => drop(answer.send(())),
+                }
+            }
+        });
+        Arc::new(Self {
+            sender,
+            lost: AtomicU64::new(0),
+        })
+    }
+
+    /// Waits until every grant returned so far is back in the store, or the time is over.
+    pub(super) async fn settle(&self, timeout: Duration) -> bool {
+        let (sender, receiver) = oneshot::channel();
+        let settled =
+            async { self.sender.send(Return::Settled(sender)).await.is_ok() && receiver.await.is_ok() };
+        tokio::time::timeout(timeout, settled).await.unwrap_or(false)
+    }
+
+    pub(super) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    fn send(&self, token: TokenId) {
+        if self.sender.try_send(Return::Grant(token)).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            log::warn!(token_id = token.to_string().as_str(); "a grant of token `{token}` could not be returned");
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The audit trail: what becomes an event, and reading events back.
+
+pub mod event;
+mod list;
+mod show;
+mod view;
+
+pub use list::list;
+pub use show::{missing_id, show};

@@ -1,0 +1,59 @@
+//! A token as the API shows it: never its secret, only its obfuscated form.
+
+use std::num::NonZeroU64;
+
+use ipnet::IpNet;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::domain::{Glob, Limits, ProjectId, Timestamp, Token, TokenId};
+
+/// The shape of list, read and change.
+#[derive(Debug, Serialize)]
+pub struct TokenView<'a> {
+    id: TokenId,
+    name: Option<&'a str>,
+    /// The current secret, obfuscated.
+    token: &'a str,
+    project_id: ProjectId,
+    expires_at: Timestamp,
+    is_active: bool,
+    deactivated_at: Option<Timestamp>,
+    request_count: u64,
+    max_requests: Option<NonZeroU64>,
+    created_at: Timestamp,
+    last_used_at: Option<Timestamp>,
+    cache_hit_count: u64,
+    spend_usd: f64,
+    allowed_models: &'a [Glob],
+    allowed_endpoints: &'a [String],
+    allowed_ips: &'a [IpNet],
+    limits: Limits,
+    metadata: &'a Map<String, Value>,
+}
+
+impl<'a> TokenView<'a> {
+    /// What is shown of `token`.
+    pub fn of(token: &'a Token) -> Self {
+        Self {
+            id: token.id,
+            name: token.name.as_deref(),
+            token: &token.obfuscated,
+            project_id: token.project_id,
+            expires_at: token.expires_at,
+            is_active: token.is_active,
+            deactivated_at: token.deactivated_at,
+            request_count: token.request_count,
+            max_requests: token.max_requests,
+            created_at: token.created_at,
+            last_used_at: token.last_used_at,
+            cache_hit_count: token.cache_hit_count,
+            spend_usd: 0.0,
+            allowed_models: &token.allowed_models,
+            allowed_endpoints: &token.allowed_endpoints,
+            allowed_ips: &token.allowed_ips,
+            limits: token.limits,
+            metadata: &token.metadata,
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! One upstream account: its address, its credential, its rules, its connections.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+
+use super::rules::Rules;
+use super::target::ProviderConnector;
+use crate::config::{BaseUrl, ProviderSettings, ProviderTimeouts};
+use crate::domain::{Denial, DenialCode, Dialect, Secret};
+
+static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+static API_KEY: HeaderName = HeaderName::from_static("api-key");
+static ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
+
+/// A provider as one snapshot of the configuration sees it.
+#[derive(Debug)]
+pub struct Provider {
+    /// Its configured name.
+    pub name: Arc<str>,
+    /// The wire format it speaks.
+    pub dialect: Dialect,
+    /// Where it is, as text: part of the identity of its breakers.
+    pub address_text: Arc<str>,
+    /// What goes into `Host`.
+    pub authority: HeaderValue,
+    /// What may be sent to it.
+    pub rules: Rules,
+    /// Time-outs of one attempt.
+    pub timeouts: ProviderTimeouts,
+    /// Its connections; `None` for the built-in demonstration, which opens none.
+    pub connector: Option<Arc<ProviderConnector>>,
+    base_url: BaseUrl,
+    drops_version: bool,
+    key: Option<HeaderValue>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// Whose credential an attempt carries. Under a shared key some header fields do not pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyOwner {
+    /// The project's own key.
+    Project,
+    /// The key of the configuration, shared by all projects.
+    Installation,
+    /// None is needed.
+    Nobody,
+}
+
+/// A header field of the configuration that cannot be sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("provider `{provider}`: {what} cannot be sent as a header")]
+pub struct UnsendableHeader {
+    /// The provider's name.
+    pub provider: String,
+    /// Which field.
+    pub what: String,
+}
+
+impl Provider {
+    /// Compiles a provider.
+    pub fn new(
+        settings: &ProviderSettings,
+        connector: Option<Arc<ProviderConnector>>,
+    ) -> Result<Self, UnsendableHeader> {
+        let unsendable = |what: String| UnsendableHeader {
+            provider: settings.name.clone(),
+            what,
+        };
+        let key = settings.api_key.as_ref().filter(|key| !key.is_empty());
+        let key = key
+            .map(|key| credential(settings.dialect, key).ok_or_else(|| unsendable("`api_key`".to_owned())))
+            .transpose()?;
+        let mut headers = Vec::with_capacity(settings.headers.len());
+        for (name, value) in &settings.headers {
+            let wrong = || unsendable(format!("`headers.{name}`"));
+            let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong())?;
+            let mut value = HeaderValue::from_str(value.expose()).map_err(|_| wrong())?;
+            value.set_sensitive(true);
+            headers.push((header, value));
+        }
+        let authority = settings.base_url.authority();
+        Ok(Self {
+            name: settings.name.as_str().into(),
+            dialect: settings.dialect,
+            address_text: settings.base_url.to_string().into(),
+            authority: HeaderValue::from_str(&authority).map_err(|_| unsendable("`base_url`".to_owned()))?,
+            rules: Rules::new(settings),
+            timeouts: settings.timeouts,
+            connector,
+            drops_version: settings.base_url.path.ends_with("/v1"),
+            base_url: settings.base_url.clone(),
+            key,
+            headers,
+        })
+    }
+
+    /// The path and query that the provider is called with: the path of `base_url`, then the client's. If the
+    /// former ends in `/v1`, a leading `/v1` of the latter is dropped. The query stays as it is.
+    pub fn address<'a>(&self, path_and_query: &'a str) -> Cow<'a, str> {
+        if self.base_url.path.is_empty() {
+            return Cow::Borrowed(path_and_query);
+        }
+        let mut rest = path_and_query;
+        if self.drops_version
+            && let Some(after) = rest.strip_prefix("/v1")
+            && (after.is_empty() || after.starts_with(['/', '?']))
+        {
+            rest = after;
+        }
+        Cow::Owned([&self.base_url.path, rest].concat())
+    }
+
+    /// Whether it is reached through TLS.
+    pub fn is_tls(&self) -> bool {
+        self.base_url.is_tls()
+    }
+
+    /// Whether it can be called without a key of the project.
+    pub fn has_key(&self) -> bool {
+        self.dialect == Dialect::Demo || self.key.is_some() || self.headers.iter().any(is_credential)
+    }
+
+    /// Puts the configured headers, the credential and what the dialect demands into the head of one attempt.
+    /// `project_key` is the project's own key for this provider, unsealed; it wins. Without any key: 502
+    /// `upstream_auth_error`, and nothing may be sent.
+    pub fn dress(
+        &self,
+        project_key: Option<&Secret>,
+        client: &HeaderMap,
+        mut insert: impl FnMut(&HeaderName, HeaderValue),
+    ) -> Result<KeyOwner, Denial> {
+        let own = match project_key.filter(|key| !key.is_empty()) {
+            Some(key) => Some(credential(self.dialect, key).ok_or_else(|| {
+                self.auth_error("the project's key for it has characters that no header can carry")
+            })?),
+            None => None,
+        };
+        for (name, value) in &self.headers {
+            // a project's own key is not mixed with the installation's
+            if own.is_none() || !is_credential_name(name) {
+                insert(name, value.clone());
+            }
+        }
+        if self.dialect == Dialect::Anthropic
+            && !client.contains_key(&ANTHROPIC_VERSION)
+            && !self.headers.iter().any(|(name, _)| *name == ANTHROPIC_VERSION)
+        {
+            insert(&ANTHROPIC_VERSION, HeaderValue::from_static("2023-06-01"));
+        }
+        let name = credential_name(self.dialect);
+        if let Some(value) = own {
+            insert(name, value);
+            return Ok(KeyOwner::Project);
+        }
+        if let Some(value) = &self.key {
+            insert(name, value.clone());
+            return Ok(KeyOwner::Installation);
+        }
+        if self.dialect == Dialect::Demo {
+            return Ok(KeyOwner::Nobody);
+        }
+        if self.headers.iter().any(is_credential) {
+            return Ok(KeyOwner::Installation);
+        }
+        Err(self.auth_error("neither the project nor the configuration has a key for it"))
+    }
+
+    /// A 502 about the key, in words that name this provider.
+    pub fn auth_error(&self, why: &str) -> Denial {
+        Denial::new(
+            DenialCode::UpstreamAuthError,
+            format!("Upstream authentication error: provider `{}`: {why}", self.name),
+        )
+    }
+}
+
+fn credential_name(dialect: Dialect) -> &'static HeaderName {
+    match dialect {
+        Dialect::Anthropic => &X_API_KEY,
+        Dialect::Azure => &API_KEY,
+        Dialect::OpenAi | Dialect::Demo => &AUTHORIZATION,
+    }
+}
+
+fn credential(dialect: Dialect, key: &Secret) -> Option<HeaderValue> {
+    let mut value = match dialect {
+        Dialect::Anthropic | Dialect::Azure => HeaderValue::from_str(key.expose()),
+        Dialect::OpenAi | Dialect::Demo => HeaderValue::try_from(format!("Bearer {}", key.expose())),
+    }
+    .ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+fn is_credential_name(name: &HeaderName) -> bool {
+    *name == AUTHORIZATION || *name == X_API_KEY || *name == API_KEY
+}
+
+fn is_credential((name, _): &(HeaderName, HeaderValue)) -> bool {
+    is_credential_name(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(dialect: Dialect, url: &str) -> ProviderSettings {
+        ProviderSettings::new("p", dialect, url.parse().unwrap())
+    }
+
+    fn dressed(
+        settings: &ProviderSettings,
+        project_key: Option<&str>,
+        client: &HeaderMap,
+    ) -> Result<(KeyOwner, HeaderMap), Denial> {
+        let provider = Provider::new(settings, None).unwrap();
+        let mut head = HeaderMap::new();
+        let key = project_key.map(Secret::new);
+        let owner = provider.dress(key.as_ref(), client, |name, value| {
+            head.insert(name.clone(), value);
+        })?;
+        Ok((owner, head))
+    }
+
+    #[test]
+    fn the_path_of_base_url_comes_first_and_v1_only_once() {
+        let table = [
+            ("https://h", "/v1/models?a=%20b&a", "/v1/models?a=%20b&a"),
+            ("https://h/v1", "/v1/models", "/v1/models"),
+            ("https://h/openai/v1", "/v1/models?x", "/openai/v1/models?x"),
+            ("https://h/openai/v1", "/v1", "/openai/v1"),
+            (
+                "https://h/openai/v1",
+                "/v1beta/models",
+                "/openai/v1/v1beta/models",
+            ),
+            ("https://h/api", "/v1/models", "/api/v1/models"),
+        ];
+        for (base, path, expected) in table {
+            let provider = Provider::new(&settings(Dialect::OpenAi, base), None).unwrap();
+            assert_eq!(provider.address(path), expected, "{base} + {path}");
+        }
+    }
+
+    #[test]
+    fn each_dialect_sends_its_credential_in_its_own_way() {
+        let client = HeaderMap::new();
+        let mut openai = settings(Dialect::OpenAi, "https://h");
+        openai.api_key = Some(Secret::new("sk-installation"));
+        let (owner, head) = dressed(&openai, None, &client).unwrap();
+        assert_eq!((owner, head.len()), (KeyOwner::Installation, 1));
+        assert_eq!(head["authorization"], "Bearer sk-installation");
+        assert!(head["authorization"].is_sensitive());
+        let (owner, head) = dressed(&openai, Some("sk-own"), &client).unwrap();
+        assert_eq!(owner, KeyOwner::Project);
+        assert_eq!(head["authorization"], "Bearer sk-own");
+        let mut anthropic = settings(Dialect::Anthropic, "https://h");
+        anthropic.api_key = Some(Secret::new("sk-ant"));
+        let (_, head) = dressed(&anthropic, None, &client).unwrap();
+        assert_eq!(head["x-api-key"], "sk-ant");
+        assert_eq!(head["anthropic-version"], "2023-06-01");
+        assert!(head.get("authorization").is_none());
+        let demo = settings(Dialect::Demo, "http://demo.invalid");
+        assert_eq!(
+            dressed(&demo, None, &client).unwrap(),
+            (KeyOwner::Nobody, HeaderMap::new())
+        );
+    }
+
+    #[test]
+    fn the_version_that_the_client_sent_stays() {
+        let mut client = HeaderMap::new();
+        client.insert("anthropic-version", HeaderValue::from_static("2024-01-01"));
+        let mut anthropic = settings(Dialect::Anthropic, "https://h");
+        anthropic.api_key = Some(Secret::new("k"));
+        let (_, head) = dressed(&anthropic, None, &client).unwrap();
+        assert!(head.get("anthropic-version").is_none());
+    }
+
+    #[test]
+    fn without_any_key_nothing_is_sent() {
+        let openai = settings(Dialect::OpenAi, "https://h");
+        assert!(!Provider::new(&openai, None).unwrap().has_key());
+        let denial = dressed(&openai, None, &HeaderMap::new()).unwrap_err();
+        assert_eq!(denial.code, DenialCode::UpstreamAuthError);
+        assert!(denial.message.contains("`p`"));
+        let denial = dressed(&openai, Some("with\nnewline"), &HeaderMap::new()).unwrap_err();
+        assert!(!denial.message.contains("newline"));
+    }
+
+    #[test]
+    fn a_configured_credential_header_is_a_key_that_a_project_key_replaces() {
+        let mut openai = settings(Dialect::OpenAi, "https://h");
+        openai.headers = vec![
+            ("X-Api-Key".into(), Secret::new("gateway")),
+            ("X-Team".into(), Secret::new("red")),
+        ];
+        let (owner, head) = dressed(&openai, None, &HeaderMap::new()).unwrap();
+        assert_eq!(owner, KeyOwner::Installation);
+        assert_eq!(
+            (&head["x-api-key"], &head["x-team"]),
+            (
+                &HeaderValue::from_static("gateway"),
+                &HeaderValue::from_static("red")
+            )
+        );
+        let (_, head) = dressed(&openai, Some("own"), &HeaderMap::new()).unwrap();
+        assert!(head.get("x-api-key").is_none());
+        assert_eq!(head["x-team"], "red");
+    }
+
+    #[test]
+    fn no_secret_shows_in_debug() {
+        let mut openai = settings(Dialect::OpenAi, "https://h");
+        openai.api_key = Some(Secret::new("sk-very-secret"));
+        openai.headers = vec![("x-api-key".into(), Secret::new("sk-very-secret"))];
+        let provider = Provider::new(&openai, None).unwrap();
+        assert!(!format!("{provider:?}").contains("very-secret"));
+    }
+
+    #[test]
+    fn a_header_that_cannot_be_sent_is_named_without_its_value() {
+        let mut openai = settings(Dialect::OpenAi, "https://h");
+        openai.headers = vec![("x-bad".into(), Secret::new("a\nb-secret"))];
+        let error = Provider::new(&openai, None).unwrap_err().to_string();
+        assert_eq!(error, "provider `p`: `headers.x-bad` cannot be sent as a header");
+    }
+}
