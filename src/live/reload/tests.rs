@@ -48,7 +48,7 @@ impl Bench {
         let first = loader(folder.path())().unwrap();
         let builder: Builder<u32> = Box::new(|settings, before| match settings.router.retries {
             13 => Err("13 brings bad luck".to_owned()),
-            retries => Ok(retries + before.map_or(0, |before| **before * 100)),
+            retries => Ok(retries + before.map_or(0, |before| (**before % 100) * 100)),
         });
         let observer: Observer = Box::new(move |outcome| heard.lock().push(outcome.clone()));
         let reloader = Reloader::start(
@@ -249,4 +249,22 @@ async fn a_touched_file_is_no_event() {
     assert_eq!((outcome.sequence, bench.outcomes.lock().len()), (1, 0));
     let outcome = bench.reloader.reload(Trigger::Signal).await;
     assert_eq!((outcome.sequence, outcome.generation), (2, 2));
+}
+
+#[tokio::test]
+async fn a_file_that_is_being_written_is_not_taken_for_an_empty_one() {
+    let bench = Bench::plain("router: {retries: 1}\n");
+    let path = bench.folder.path().join("edge.yaml");
+    for round in 3..8 {
+        std::fs::File::create(&path).unwrap();
+        let text = format!("router: {{retries: {round}}}\n");
+        let writer = std::thread::spawn({
+            let path = path.clone();
+            move || std::fs::write(path, text).unwrap()
+        });
+        let outcome = bench.reloader.reload(Trigger::Api).await;
+        writer.join().unwrap();
+        assert!(outcome.ok);
+        assert_eq!(bench.reloader.running().settings.router.retries, round);
+    }
 }
