@@ -220,4 +220,3 @@ pub(super) fn assert_refused(answer: &Answer, status: u16, code: &str) {
         "{answer:?}"
     );
 }
-

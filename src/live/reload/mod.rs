@@ -15,7 +15,7 @@ use crate::domain::{Clock, Timestamp};
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a file that changes while it is read is read again, and the pause before.
 const READINGS: usize = 10;
-const REST: Duration = Duration::from_millis(20);
+const REST: Duration = Duration::from_millis(50);
 /// The file in `server.state_dir` that holds the last outcome.
 const RESULT_FILE: &str = "reload-result.json";
 
@@ -219,16 +219,14 @@ impl<S: Send + Sync + 'static> Reloader<S> {
     }
 
     /// Reads again while a file changes under the reading: an editor that writes in place leaves an empty or half
-    /// a file for a moment, which may be a valid one.
+    /// a file for a moment, which may be a valid one. A file that stays empty for all the readings is meant so.
     fn read_at_rest(&self) -> Result<Loaded, ConfigErrors> {
         let prints = || -> Vec<_> { self.watched.load().iter().map(|file| fingerprint(file)).collect() };
         for _ in 0..READINGS {
             let before = prints();
             let read = (self.loader)();
-            if before.iter().flatten().any(|(_, _, size, ..)| *size == 0) {
-                std::thread::sleep(REST);
-            }
-            if before == prints() {
+            let is_empty = before.iter().flatten().any(|(_, _, size, ..)| *size == 0);
+            if !is_empty && before == prints() {
                 return read;
             }
             std::thread::sleep(REST);

@@ -13,6 +13,8 @@ struct Bench {
     folder: tempfile::TempDir,
     reloader: Arc<Reloader<u32>>,
     outcomes: Arc<Mutex<Vec<Outcome>>>,
+    /// What somebody writes to the file right after the next reading.
+    written_after_reading: Arc<Mutex<Option<String>>>,
 }
 
 fn loader(folder: &Path) -> Loader {
@@ -51,18 +53,25 @@ impl Bench {
             retries => Ok(retries + before.map_or(0, |before| (**before % 100) * 100)),
         });
         let observer: Observer = Box::new(move |outcome| heard.lock().push(outcome.clone()));
-        let reloader = Reloader::start(
-            first,
+        let written_after_reading = Arc::new(Mutex::new(None::<String>));
+        let (read, text, path) = (
             loader(folder.path()),
-            builder,
-            observer,
-            SystemClock::shared(),
-        )
-        .unwrap();
+            Arc::clone(&written_after_reading),
+            folder.path().join("edge.yaml"),
+        );
+        let reading: Loader = Box::new(move || {
+            let loaded = read();
+            if let Some(text) = text.lock().take() {
+                std::fs::write(&path, text).unwrap();
+            }
+            loaded
+        });
+        let reloader = Reloader::start(first, reading, builder, observer, SystemClock::shared()).unwrap();
         Self {
             folder,
             reloader: Arc::new(reloader),
             outcomes,
+            written_after_reading,
         }
     }
 
@@ -252,19 +261,24 @@ async fn a_touched_file_is_no_event() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_being_written_is_not_taken_for_an_empty_one() {
+async fn a_file_that_is_written_while_it_is_read_is_read_again() {
     let bench = Bench::plain("router: {retries: 1}\n");
-    let path = bench.folder.path().join("edge.yaml");
-    for round in 3..8 {
-        std::fs::File::create(&path).unwrap();
-        let text = format!("router: {{retries: {round}}}\n");
-        let writer = std::thread::spawn({
-            let path = path.clone();
-            move || std::fs::write(path, text).unwrap()
-        });
+    for (half, whole, retries) in [
+        ("", "router: {retries: 3}\n", 3),
+        ("router: {}\n", "router: {retries: 5}\n", 5),
+    ] {
+        bench.write(half);
+        *bench.written_after_reading.lock() = Some(whole.to_owned());
         let outcome = bench.reloader.reload(Trigger::Api).await;
-        writer.join().unwrap();
-        assert!(outcome.ok);
-        assert_eq!(bench.reloader.running().settings.router.retries, round);
+        assert!(outcome.ok, "{outcome:?}");
+        assert_eq!(bench.reloader.running().settings.router.retries, retries);
     }
+}
+
+#[tokio::test]
+async fn a_file_that_stays_empty_is_meant_so() {
+    let bench = Bench::plain("router: {retries: 1}\n");
+    bench.write("");
+    assert!(bench.reloader.reload(Trigger::Api).await.ok);
+    assert_eq!(bench.reloader.running().settings.router.retries, 2, "the default");
 }

@@ -22,8 +22,7 @@ const OVERHEAD_SECONDS: [f64; 12] = [
 const UPSTREAM_ERROR: &str = "upstream_status";
 
 /// The kinds of tokens, in the order of [`super::TokenCounts`].
-pub(super) const TOKEN_KINDS: [&str; 5] =
-    ["prompt", "completion", "cache_read", "cache_write", "reasoning"];
+pub(super) const TOKEN_KINDS: [&str; 5] = ["prompt", "completion", "cache_read", "cache_write", "reasoning"];
 
 /// The registry and the handles into it.
 pub(super) struct Declared {
@@ -54,12 +53,23 @@ pub(super) struct Declared {
 impl Declared {
     pub(super) fn new() -> Result<Self, prometheus::Error> {
         let declare = Declare(Registry::new());
-        let errors = declare.counters("errors_total", "Answers with status 400 or above, by code.", &["code"])?;
-        let limited =
-            declare.counters("rate_limited_total", "Refusals by a limit, by what was limited.", &["scope"])?;
+        let errors = declare.counters(
+            "errors_total",
+            "Answers with status 400 or above, by code.",
+            &["code"],
+        )?;
+        let limited = declare.counters(
+            "rate_limited_total",
+            "Refusals by a limit, by what was limited.",
+            &["scope"],
+        )?;
         Ok(Self {
             uptime: declare.gauge("uptime_seconds", "Seconds since the process started.")?,
-            build_info: declare.info("build_info", "Always 1; the version is in the label.", &["version"])?,
+            build_info: declare.info(
+                "build_info",
+                "Always 1; the version is in the label.",
+                &["version"],
+            )?,
             requests: declare.counters(
                 "requests_total",
                 "Requests answered, refused ones included.",
@@ -98,10 +108,18 @@ impl Declared {
             )?,
             store_errors: declare.counter("store_errors_total", "Failed calls to the store.")?,
             events_dropped: declare.counter("events_dropped_total", "Events that nobody will get.")?,
-            errors: DenialCode::ALL.iter().map(|code| errors.with_label_values(&[code.as_str()])).collect(),
+            errors: DenialCode::ALL
+                .iter()
+                .map(|code| errors.with_label_values(&[code.as_str()]))
+                .collect(),
             upstream_errors: errors.with_label_values(&[UPSTREAM_ERROR]),
-            rate_limited: [LimitScope::Global, LimitScope::Ip, LimitScope::Token, LimitScope::Project]
-                .map(|scope| limited.with_label_values(&[scope.as_str()])),
+            rate_limited: [
+                LimitScope::Global,
+                LimitScope::Ip,
+                LimitScope::Token,
+                LimitScope::Project,
+            ]
+            .map(|scope| limited.with_label_values(&[scope.as_str()])),
             registry: declare.0,
         })
     }
@@ -109,7 +127,8 @@ impl Declared {
     /// The counter of one error code; `None` is a provider's own error.
     pub(super) fn error(&self, code: Option<DenialCode>) -> &IntCounter {
         // the enum and its table come from one macro, in one order
-        code.and_then(|code| self.errors.get(code as usize)).unwrap_or(&self.upstream_errors)
+        code.and_then(|code| self.errors.get(code as usize))
+            .unwrap_or(&self.upstream_errors)
     }
 
     pub(super) fn rate_limited(&self, scope: LimitScope) -> &IntCounter {
@@ -169,7 +188,10 @@ impl Declare {
     }
 
     fn overhead(&self) -> Declaration<Histogram> {
-        let options = Self::options("overhead_seconds", "Our own time per request, the provider's left out.");
+        let options = Self::options(
+            "overhead_seconds",
+            "Our own time per request, the provider's left out.",
+        );
         let options = HistogramOpts::from(options).buckets(OVERHEAD_SECONDS.to_vec());
         self.keep(Histogram::with_opts(options)?)
     }

@@ -104,7 +104,10 @@ impl Metrics {
     /// Two metrics were declared under one name: a defect of this program.
     pub fn new(clock: Arc<dyn Clock>) -> Result<Arc<Self>, prometheus::Error> {
         let declared = Declared::new()?;
-        declared.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        declared
+            .build_info
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1);
         Ok(Arc::new(Self {
             started: clock.monotonic(),
             clock,
@@ -177,7 +180,10 @@ impl Metrics {
     pub fn connect(&self, source: Source, read: impl Fn() -> u64 + Send + Sync + 'static) {
         let mut connected = self.sources.lock();
         connected.retain(|known| known.source != source);
-        connected.push(sources::Connected { source, read: Box::new(read) });
+        connected.push(sources::Connected {
+            source,
+            read: Box::new(read),
+        });
         connected.sort_by_key(|known| known.source);
     }
 

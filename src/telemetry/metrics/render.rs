@@ -26,7 +26,13 @@ impl Metrics {
                 let _ = writeln!(text, "# TYPE llm_proxy_{} {}", shown.name, shown.kind);
                 before = shown.name;
             }
-            let _ = writeln!(text, "llm_proxy_{}{} {}", shown.name, shown.labels, (connected.read)());
+            let _ = writeln!(
+                text,
+                "llm_proxy_{}{} {}",
+                shown.name,
+                shown.labels,
+                (connected.read)()
+            );
         }
         text
     }

@@ -86,10 +86,16 @@ impl Series {
             provider: labels.provider.into(),
             model: labels.model.into(),
             status: labels.status,
-            requests: declared.requests.with_label_values(&[project, provider, model, &status]),
+            requests: declared
+                .requests
+                .with_label_values(&[project, provider, model, &status]),
             duration: declared.duration.with_label_values(&[provider, model]),
             time_to_first_byte: declared.time_to_first_byte.with_label_values(&[provider, model]),
-            tokens: TOKEN_KINDS.map(|kind| declared.tokens.with_label_values(&[project, provider, model, kind])),
+            tokens: TOKEN_KINDS.map(|kind| {
+                declared
+                    .tokens
+                    .with_label_values(&[project, provider, model, kind])
+            }),
             cost: declared.cost.with_label_values(&[project, provider, model]),
         }
     }
@@ -100,9 +106,15 @@ impl SeriesCache {
     pub(super) fn of(&self, declared: &Declared, labels: RequestLabels<'_>) -> Arc<Series> {
         use std::hash::BuildHasher;
         use std::sync::atomic::Ordering;
-        let hash = self.hasher.hash_one((labels.project, labels.provider, labels.model, labels.status));
+        let hash = self
+            .hasher
+            .hash_one((labels.project, labels.provider, labels.model, labels.status));
         let find = |known: &HashMap<u64, Vec<Arc<Series>>>| {
-            known.get(&hash)?.iter().find(|series| series.has(&labels)).cloned()
+            known
+                .get(&hash)?
+                .iter()
+                .find(|series| series.has(&labels))
+                .cloned()
         };
         if let Some(series) = find(&self.requests.read()) {
             return series;
@@ -110,7 +122,11 @@ impl SeriesCache {
         if self.count.load(Ordering::Relaxed) >= MAX_SERIES {
             return Arc::new(Series::new(
                 declared,
-                &RequestLabels { provider: OTHER, model: OTHER, ..labels },
+                &RequestLabels {
+                    provider: OTHER,
+                    model: OTHER,
+                    ..labels
+                },
                 OTHER,
             ));
         }
@@ -118,7 +134,9 @@ impl SeriesCache {
         if let Some(series) = find(&known) {
             return series;
         }
-        let project = labels.project.map_or_else(|| NONE.to_owned(), |project| project.to_string());
+        let project = labels
+            .project
+            .map_or_else(|| NONE.to_owned(), |project| project.to_string());
         let series = Arc::new(Series::new(declared, &labels, &project));
         known.entry(hash).or_default().push(Arc::clone(&series));
         self.count.fetch_add(1, Ordering::Relaxed);
@@ -141,7 +159,10 @@ impl SeriesCache {
         let text = status.map_or_else(|| NONE.to_owned(), |status| status.to_string());
         let counter = declared.attempts.with_label_values(&[or_none(provider), &text]);
         if find(&known).is_none() {
-            known.entry(provider.into()).or_default().push((status, counter.clone()));
+            known
+                .entry(provider.into())
+                .or_default()
+                .push((status, counter.clone()));
         }
         counter
     }

@@ -6,12 +6,20 @@ fn metrics() -> Arc<Metrics> {
 }
 
 fn labels(model: &str, status: u16) -> RequestLabels<'_> {
-    RequestLabels { project: None, provider: "openai", model, status }
+    RequestLabels {
+        project: None,
+        provider: "openai",
+        model,
+        status,
+    }
 }
 
 #[track_caller]
 fn assert_line(text: &str, line: &str) {
-    assert!(text.lines().any(|found| found == line), "`{line}` is not in\n{text}");
+    assert!(
+        text.lines().any(|found| found == line),
+        "`{line}` is not in\n{text}"
+    );
 }
 
 #[test]
@@ -22,23 +30,34 @@ fn a_request_is_counted_under_its_labels() {
         duration: Duration::from_millis(20),
         time_to_first_byte: Some(Duration::from_millis(7)),
         overhead: Some(Duration::from_micros(40)),
-        tokens: TokenCounts { prompt: 10, completion: 5, ..TokenCounts::default() },
+        tokens: TokenCounts {
+            prompt: 10,
+            completion: 5,
+            ..TokenCounts::default()
+        },
         cost_nano_usd: 1_500_000_000,
         error: None,
     };
-    let labels = RequestLabels { project: Some(project), ..labels("gpt-x", 200) };
+    let labels = RequestLabels {
+        project: Some(project),
+        ..labels("gpt-x", 200)
+    };
     metrics.record_request(labels, &facts);
     metrics.record_request(labels, &facts);
     let text = metrics.prometheus();
     let who = format!("model=\"gpt-x\",project=\"{project}\",provider=\"openai\"");
-    assert_line(&text, &format!("llm_proxy_requests_total{{{who},status=\"200\"}} 2"));
+    assert_line(
+        &text,
+        &format!("llm_proxy_requests_total{{{who},status=\"200\"}} 2"),
+    );
     assert_line(&text, &format!("llm_proxy_cost_usd_total{{{who}}} 3"));
-    let tokens = |kind: &str| {
-        format!("llm_proxy_tokens_total{{kind=\"{kind}\",{who}}}")
-    };
+    let tokens = |kind: &str| format!("llm_proxy_tokens_total{{kind=\"{kind}\",{who}}}");
     assert_line(&text, &format!("{} 20", tokens("prompt")));
     assert_line(&text, &format!("{} 10", tokens("completion")));
-    assert_line(&text, "llm_proxy_request_duration_seconds_count{model=\"gpt-x\",provider=\"openai\"} 2");
+    assert_line(
+        &text,
+        "llm_proxy_request_duration_seconds_count{model=\"gpt-x\",provider=\"openai\"} 2",
+    );
     assert_line(
         &text,
         "llm_proxy_time_to_first_byte_seconds_bucket{model=\"gpt-x\",provider=\"openai\",le=\"0.01\"} 2",
@@ -50,13 +69,19 @@ fn a_request_is_counted_under_its_labels() {
 fn errors_are_counted_by_code() {
     let metrics = metrics();
     for code in DenialCode::ALL {
-        let facts = RequestFacts { error: Some(*code), ..RequestFacts::default() };
+        let facts = RequestFacts {
+            error: Some(*code),
+            ..RequestFacts::default()
+        };
         metrics.record_request(labels("", code.status()), &facts);
     }
     metrics.record_request(labels("", 500), &RequestFacts::default());
     let text = metrics.prometheus();
     for code in DenialCode::ALL {
-        assert_line(&text, &format!("llm_proxy_errors_total{{code=\"{}\"}} 1", code.as_str()));
+        assert_line(
+            &text,
+            &format!("llm_proxy_errors_total{{code=\"{}\"}} 1", code.as_str()),
+        );
     }
     assert_line(&text, "llm_proxy_errors_total{code=\"upstream_status\"} 1");
     assert_eq!(metrics.json()["error_count"], DenialCode::ALL.len() + 1);
@@ -99,7 +124,13 @@ fn json_and_text_tell_the_same() {
     let text = metrics.prometheus();
     assert_line(&text, "llm_proxy_uptime_seconds 1.5");
     assert_line(&text, "llm_proxy_cache_misses_total 2");
-    assert_line(&text, &format!("llm_proxy_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")));
+    assert_line(
+        &text,
+        &format!(
+            "llm_proxy_build_info{{version=\"{}\"}} 1",
+            env!("CARGO_PKG_VERSION")
+        ),
+    );
 }
 
 #[test]
@@ -122,9 +153,16 @@ fn connected_numbers_are_read_when_metrics_are() {
     metrics.connect(Source::HeadsMalformed, move || read.load(Ordering::Relaxed));
     count.store(7, Ordering::Relaxed);
     let text = metrics.prometheus();
-    assert_line(&text, "llm_proxy_heads_refused_total{code=\"malformed_request\"} 7");
+    assert_line(
+        &text,
+        "llm_proxy_heads_refused_total{code=\"malformed_request\"} 7",
+    );
     assert_line(&text, "llm_proxy_heads_refused_total{code=\"header_timeout\"} 4");
-    assert_eq!(text.matches("# TYPE llm_proxy_heads_refused_total counter").count(), 1);
+    assert_eq!(
+        text.matches("# TYPE llm_proxy_heads_refused_total counter")
+            .count(),
+        1
+    );
 }
 
 #[test]
@@ -141,5 +179,8 @@ fn limits_reloads_and_losses_are_counted() {
     assert_line(&text, "llm_proxy_config_reloads_total{result=\"refused\"} 1");
     assert_line(&text, "llm_proxy_store_errors_total 1");
     assert_line(&text, "llm_proxy_events_dropped_total 1");
-    assert_line(&text, "llm_proxy_upstream_attempts_total{provider=\"openai\",status=\"none\"} 1");
+    assert_line(
+        &text,
+        "llm_proxy_upstream_attempts_total{provider=\"openai\",status=\"none\"} 1",
+    );
 }
