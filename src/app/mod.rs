@@ -1,1 +1,12 @@
 //! The composition root: the only place that names concrete back ends.
+
+pub mod notify;
+pub mod readiness;
+pub mod run;
+pub mod runtime;
+pub mod tasks;
+mod views;
+mod wiring;
+
+pub use run::{App, Plan, StopSwitch};
+pub use wiring::{Addresses, migrate};

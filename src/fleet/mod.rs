@@ -1,5 +1,8 @@
 //! The other instances: how a change made on one is heard on all.
 
+pub mod local;
+pub mod postgres;
+
 use crate::domain::{ProjectId, TokenId};
 
 /// What changed.

@@ -8,6 +8,7 @@ pub mod error;
 pub mod grants;
 pub mod health;
 pub mod migrate;
+pub mod postgres;
 pub mod projects;
 pub mod sqlite;
 pub mod state_dir;
@@ -43,6 +44,8 @@ pub struct Store {
     pub grants: Arc<dyn Grants>,
     /// Health.
     pub health: Arc<dyn StoreHealth>,
+    /// The schema; SQLite's is up to date once the store is open.
+    pub schema: Arc<dyn migrate::Schema>,
     closing: Arc<dyn StoreClose>,
 }
 

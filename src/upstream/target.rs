@@ -106,6 +106,12 @@ pub struct UnusableCaFile {
     why: String,
 }
 
+/// Makes ring the TLS implementation of the process; call it once, before any connection.
+pub fn install_tls_provider() {
+    // a second call finds it installed already
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 /// Which connection to take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reuse {

@@ -2,7 +2,7 @@
 
 use super::event::Event;
 use super::splitter::Piece;
-use crate::dialect::scan::Value;
+use crate::dialect::scan::{Reader, Value};
 
 /// What kind of stream an endpoint answers with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -182,39 +182,35 @@ impl StreamWatch {
                 ..EventFacts::default()
             };
         }
-        let Some(object @ Value::Object(_)) = Value::parse(data) else {
-            return EventFacts {
-                error: event.name == Some(b"error"),
-                ..EventFacts::default()
-            };
-        };
+        let is_named_error = event.name == Some(b"error");
         match self.kind {
-            StreamKind::Chat | StreamKind::Completions => self.chunk(object, event.name),
-            StreamKind::Responses => self.response_event(object, event.name),
-            StreamKind::Messages => self.message_event(object, event.name),
+            StreamKind::Chat | StreamKind::Completions => self.chunk(data, event.name),
+            StreamKind::Responses => self.response_event(data, event.name),
+            StreamKind::Messages => self.message_event(data, event.name),
             StreamKind::Other => EventFacts {
-                error: event.name == Some(b"error") || is_error_object(object),
+                error: is_named_error || is_error_object(data),
                 ..EventFacts::default()
             },
         }
     }
 
-    fn chunk(&mut self, object: Value<'_>, event_name: Option<&[u8]>) -> EventFacts {
+    fn chunk(&mut self, data: &[u8], event_name: Option<&[u8]>) -> EventFacts {
         let mut facts = EventFacts {
             error: event_name == Some(b"error"),
             ..EventFacts::default()
         };
         let (mut no_choices, mut usage) = (false, false);
-        for (name, value) in object.members() {
+        let mut reader = Reader::new(data);
+        if !reader.enter_object() {
+            return facts;
+        }
+        while let Some(name) = reader.next_member() {
+            if name == b"choices" && reader.enter_array() {
+                no_choices = !self.choices(&mut reader);
+                continue;
+            }
+            let Some(value) = reader.value() else { break };
             match name {
-                b"choices" => {
-                    let mut count = 0;
-                    for choice in value.elements() {
-                        self.choice(choice);
-                        count += 1;
-                    }
-                    no_choices = count == 0;
-                }
                 b"usage" => usage = matches!(value, Value::Object(_)),
                 b"error" => facts.error |= !value.is_null(),
                 _ => {}
@@ -224,15 +220,27 @@ impl StreamWatch {
         facts
     }
 
-    fn choice(&mut self, choice: Value<'_>) {
+    /// Reads an entered array of choices; says whether it has any.
+    fn choices(&mut self, reader: &mut Reader<'_>) -> bool {
+        let mut any = false;
+        while reader.next_element() {
+            any = true;
+            if reader.enter_object() {
+                self.choice(reader);
+            } else if reader.value().is_none() {
+                break;
+            }
+        }
+        any
+    }
+
+    /// Reads an entered choice.
+    fn choice(&mut self, reader: &mut Reader<'_>) {
         let (mut index, mut finished) = (0, false);
-        for (name, value) in choice.members() {
+        while let Some(name) = reader.next_member() {
+            let Some(value) = reader.value() else { break };
             match name {
-                b"index" => {
-                    index = value
-                        .as_u64()
-                        .map_or(0, |index| usize::try_from(index).unwrap_or(usize::MAX))
-                }
+                b"index" => index = choice_index(value),
                 // some providers write an empty text instead of null
                 b"finish_reason" => finished = matches!(value, Value::String(reason) if !reason.is_empty()),
                 _ => {}
@@ -253,9 +261,12 @@ impl StreamWatch {
         }
     }
 
-    fn response_event(&mut self, object: Value<'_>, event_name: Option<&[u8]>) -> EventFacts {
+    fn response_event(&mut self, data: &[u8], event_name: Option<&[u8]>) -> EventFacts {
         let (mut kind, mut sequence_number) = (None, None);
-        for (name, value) in object.members() {
+        let mut reader = Reader::new(data);
+        reader.enter_object();
+        while let Some(name) = reader.next_member() {
+            let Some(value) = reader.value() else { break };
             match name {
                 b"type" => kind = value.as_plain_text(),
                 b"sequence_number" => sequence_number = value.as_u64(),
@@ -277,13 +288,15 @@ impl StreamWatch {
         }
     }
 
-    fn message_event(&mut self, object: Value<'_>, event_name: Option<&[u8]>) -> EventFacts {
-        let kind = object.member(b"type").and_then(Value::as_plain_text);
+    fn message_event(&mut self, data: &[u8], event_name: Option<&[u8]>) -> EventFacts {
+        let object = Value::parse(data);
+        let kind = object
+            .and_then(|object| object.member(b"type"))
+            .and_then(Value::as_plain_text);
         let kind = kind.map(str::as_bytes).or(event_name).unwrap_or_default();
         if kind == b"message_delta" {
-            let reason = object
-                .member(b"delta")
-                .and_then(|delta| delta.member(b"stop_reason"));
+            let delta = object.and_then(|object| object.member(b"delta"));
+            let reason = delta.and_then(|delta| delta.member(b"stop_reason"));
             self.stop_reason |= matches!(reason, Some(Value::String(reason)) if !reason.is_empty());
         }
         EventFacts {
@@ -299,7 +312,16 @@ fn is_complete(end_marker: bool, all_finished: bool, end: HttpEnd) -> bool {
     end_marker || all_finished && end == HttpEnd::Framed
 }
 
-fn is_error_object(object: Value<'_>) -> bool {
+fn choice_index(value: Value<'_>) -> usize {
+    value
+        .as_u64()
+        .map_or(0, |index| usize::try_from(index).unwrap_or(usize::MAX))
+}
+
+fn is_error_object(data: &[u8]) -> bool {
+    let Some(object) = Value::parse(data) else {
+        return false;
+    };
     object.member(b"error").is_some_and(|error| !error.is_null())
         || object.member(b"type").and_then(Value::as_plain_text) == Some("error")
 }

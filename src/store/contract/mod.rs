@@ -22,9 +22,43 @@ pub(super) const ALL: Page = Page {
     size: 1000,
 };
 
-/// Runs every case on a fresh store each.
-macro_rules! suite {
-    ($open:path: $($module:ident :: { $($case:ident),+ $(,)? })+) => {
+/// Hands the list of all cases to the macro `$then`, after what else it needs.
+macro_rules! with_cases {
+    ($then:ident, $($more:tt)*) => {
+        $then! { $($more)* =>
+        tokens::{
+            a_token_reads_back_as_it_was_written, absent_is_none_and_never_an_error,
+            a_token_is_found_by_the_hash_of_its_secret_together_with_its_project,
+            lists_are_newest_first_paged_and_filtered, a_patch_merges_and_leaves_the_counters_alone,
+            an_expiry_cannot_be_extended_and_a_refused_patch_changes_nothing,
+            revocation_of_a_project_counts_what_it_did, a_rotated_secret_lives_until_the_overlap_ends,
+            a_second_token_with_the_same_secret_is_a_conflict, a_token_without_project_is_refused,
+        }
+        projects::{
+            a_project_reads_back_as_it_was_written, a_taken_name_is_a_conflict_on_create_and_patch,
+            a_patch_sets_and_removes_provider_keys, projects_are_listed_by_name,
+            names_with_odd_characters_survive,
+        }
+        audit::{
+            events_read_back_and_a_repeated_batch_is_harmless, every_filter_selects,
+            search_takes_wildcards_literally, old_events_are_pruned,
+        }
+        usage::{
+            counters_add_up_and_unknown_tokens_are_skipped, last_use_never_goes_backwards,
+            adding_from_many_tasks_loses_nothing,
+        }
+        grants::{
+            a_cap_is_exact_however_many_ask_at_once, what_is_given_back_may_be_granted_again,
+            tokens_do_not_disturb_each_other, a_changed_cap_holds_for_the_next_request,
+            a_token_that_is_not_there_is_an_error, a_caller_who_stops_waiting_leaves_nothing_behind,
+        }
+        }
+    };
+}
+
+/// Makes every case a test of its own. `$open` answers something with a `store` that is fresh and empty.
+macro_rules! tests_of_cases {
+    ($open:path => $($module:ident :: { $($case:ident),+ $(,)? })+) => {
         $(mod $module {
             $(#[tokio::test]
             async fn $case() {
@@ -36,41 +70,25 @@ macro_rules! suite {
     };
 }
 
-/// The list of cases, once for all back ends. `$open` answers something with a `store` that is fresh and empty.
-macro_rules! whole_suite {
-    ($open:path) => {
-        $crate::store::contract::suite! { $open:
-            tokens::{
-                a_token_reads_back_as_it_was_written, absent_is_none_and_never_an_error,
-                a_token_is_found_by_the_hash_of_its_secret_together_with_its_project,
-                lists_are_newest_first_paged_and_filtered, a_patch_merges_and_leaves_the_counters_alone,
-                an_expiry_cannot_be_extended_and_a_refused_patch_changes_nothing,
-                revocation_of_a_project_counts_what_it_did, a_rotated_secret_lives_until_the_overlap_ends,
-                a_second_token_with_the_same_secret_is_a_conflict, a_token_without_project_is_refused,
-            }
-            projects::{
-                a_project_reads_back_as_it_was_written, a_taken_name_is_a_conflict_on_create_and_patch,
-                a_patch_sets_and_removes_provider_keys, projects_are_listed_by_name,
-                names_with_odd_characters_survive,
-            }
-            audit::{
-                events_read_back_and_a_repeated_batch_is_harmless, every_filter_selects,
-                search_takes_wildcards_literally, old_events_are_pruned,
-            }
-            usage::{
-                counters_add_up_and_unknown_tokens_are_skipped, last_use_never_goes_backwards,
-                adding_from_many_tasks_loses_nothing,
-            }
-            grants::{
-                a_cap_is_exact_however_many_ask_at_once, what_is_given_back_may_be_granted_again,
-                tokens_do_not_disturb_each_other, a_changed_cap_holds_for_the_next_request,
-                a_token_that_is_not_there_is_an_error, a_caller_who_stops_waiting_leaves_nothing_behind,
-            }
-        }
+/// Makes a list of name and case, to be run where starting a server for each would take too long.
+macro_rules! list_of_cases {
+    (cases => $($module:ident :: { $($case:ident),+ $(,)? })+) => {
+        vec![$($((
+            concat!(stringify!($module), "::", stringify!($case)),
+            (|store| Box::pin($crate::store::contract::$module::$case(store))) as $crate::store::contract::Case,
+        )),+),+]
     };
 }
 
-pub(super) use {suite, whole_suite};
+pub(super) use {list_of_cases, tests_of_cases, with_cases};
+
+/// A case of the suite.
+pub(super) type Case = fn(&Store) -> futures_util::future::BoxFuture<'_, ()>;
+
+/// Every case with its name.
+pub(super) fn all_cases() -> Vec<(&'static str, Case)> {
+    with_cases!(list_of_cases, cases)
+}
 
 /// A time on a fixed day, `seconds` in.
 pub(super) fn at(seconds: i64) -> Timestamp {

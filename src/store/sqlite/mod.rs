@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use self::connection::{ConnectionSettings, open_reader, open_writer};
 use self::grants::{GrantFiles, GrantSettings, SqliteGrants};
@@ -106,10 +107,13 @@ fn open_with_threads(options: &SqliteOptions) -> Result<(Store, Threads), StoreE
             threads: threads.clone(),
             clock: Arc::clone(&options.clock),
         }),
+        schema: Arc::new(schema::OpenSchema {
+            threads: threads.clone(),
+        }),
         closing: Arc::new(Closing {
             threads: threads.clone(),
             grants,
-            _lock: lock,
+            lock: Mutex::new(lock),
         }),
     };
     Ok((store, threads))
@@ -123,7 +127,7 @@ pub fn schema(location: SqliteLocation, clock: Arc<dyn Clock>) -> Arc<dyn Schema
 struct Closing {
     threads: Threads,
     grants: Arc<SqliteGrants>,
-    _lock: Option<ProcessLock>,
+    lock: Mutex<Option<ProcessLock>>,
 }
 
 #[async_trait]
@@ -131,6 +135,7 @@ impl StoreClose for Closing {
     async fn close(&self) {
         self.grants.stop().await;
         self.threads.stop().await;
+        self.lock.lock().take();
     }
 }
 

@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::connection::{ConnectionSettings, SqliteLocation, open_writer};
 use super::failure::Failure;
+use super::threads::Threads;
 use crate::domain::{Clock, Timestamp};
 use crate::store::StoreError;
 use crate::store::migrate::{AppliedMigration, MigrationStatus, SQLITE, Schema, missing, status};
@@ -129,6 +130,24 @@ impl Schema for SqliteSchema {
 
     async fn status(&self) -> Result<Vec<MigrationStatus>, StoreError> {
         self.on_thread(|connection, _| Ok(status(SQLITE, &applied(connection)?)?))
+            .await
+    }
+}
+
+/// The schema of a store that is open, and so up to date.
+pub(super) struct OpenSchema {
+    pub(super) threads: Threads,
+}
+
+#[async_trait]
+impl Schema for OpenSchema {
+    async fn up(&self) -> Result<Vec<MigrationStatus>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn status(&self) -> Result<Vec<MigrationStatus>, StoreError> {
+        self.threads
+            .read(|connection| Ok(status(SQLITE, &applied(connection)?)?))
             .await
     }
 }

@@ -11,7 +11,7 @@ use crate::store::{Store, StoreError};
 /// A store in a folder that goes with it.
 pub(super) struct Bench {
     pub(super) store: Store,
-    pub(super) folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
 }
 
 pub(super) fn options(location: SqliteLocation, state_dir: PathBuf) -> SqliteOptions {
@@ -28,21 +28,31 @@ async fn in_file() -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let location = SqliteLocation::File(folder.path().join("deep/edge.db"));
     let store = open(&options(location, folder.path().to_owned())).unwrap();
-    Bench { store, folder }
+    Bench {
+        store,
+        _folder: folder,
+    }
 }
 
 async fn in_memory() -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&options(SqliteLocation::Memory, folder.path().to_owned())).unwrap();
-    Bench { store, folder }
+    Bench {
+        store,
+        _folder: folder,
+    }
 }
 
 mod file {
-    crate::store::contract::whole_suite!(super::super::in_file);
+    use crate::store::contract::{tests_of_cases, with_cases};
+
+    with_cases!(tests_of_cases, super::super::in_file);
 }
 
 mod memory {
-    crate::store::contract::whole_suite!(super::super::in_memory);
+    use crate::store::contract::{tests_of_cases, with_cases};
+
+    with_cases!(tests_of_cases, super::super::in_memory);
 }
 
 fn file_bench() -> (tempfile::TempDir, SqliteOptions) {

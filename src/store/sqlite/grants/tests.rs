@@ -193,7 +193,7 @@ fn reopened(folder: &Path) -> Store {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_life_with_deaths_grants_more_than_the_cap(steps in proptest::collection::vec(step(), 1..25)) {
