@@ -11,12 +11,15 @@ use crate::proxy::EdgeServer;
 use crate::telemetry::Logging;
 use crate::telemetry::metrics::Source;
 
+/// A number and how it is read.
+type Read<T> = (Source, fn(&T) -> u64);
+
 /// Connects each of them.
 pub(super) fn connect(common: &Common, front: &Front<EdgeServer>, drain: &Arc<Drain>, logging: &Arc<Logging>) {
     let metrics = &common.metrics;
     let drain = Arc::clone(drain);
     metrics.connect(Source::ConnectionsOpen, move || drain.connections().open() as u64);
-    let of_front: [(Source, fn(&FrontCounters) -> u64); 6] = [
+    let of_front: [Read<FrontCounters>; 6] = [
         (Source::ConnectionsAccepted, |counted| counted.connections_accepted.get()),
         (Source::ConnectionsRefused, |counted| counted.connections_refused.get()),
         (Source::AcceptErrors, |counted| counted.accept_errors.get()),
@@ -40,7 +43,7 @@ pub(super) fn connect(common: &Common, front: &Front<EdgeServer>, drain: &Arc<Dr
     metrics.connect(Source::UsageUpdatesPending, move || counters.pending() as u64);
     let counters = Arc::clone(&common.counters);
     metrics.connect(Source::UsageUpdatesLost, move || counters.lost());
-    let of_cache: [(Source, fn(&StoreStats) -> u64); 3] = [
+    let of_cache: [Read<StoreStats>; 3] = [
         (Source::CacheBytes, |stats| stats.bytes),
         (Source::CacheEntries, |stats| stats.entries),
         (Source::CacheEvictions, |stats| stats.evicted),

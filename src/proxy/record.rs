@@ -109,7 +109,7 @@ impl EdgeProxy {
     }
 
     /// The client left before the answer was whole.
-    pub(super) fn client_left(&self, ctx: &mut RequestCtx, gone: ClientGone) -> Delivered {
+    pub(super) fn client_left(ctx: &mut RequestCtx, gone: ClientGone) -> Delivered {
         ctx.outcome.ending = Ending::ClientGone;
         Delivered::Broken(gone.0)
     }
