@@ -59,7 +59,9 @@ impl RequestCtx {
 
     /// Whether the path is an inference path.
     pub fn is_inference(&self) -> bool {
-        self.path.as_ref().is_some_and(|path| path.class == PathClass::Inference)
+        self.path
+            .as_ref()
+            .is_some_and(|path| path.class == PathClass::Inference)
     }
 
     /// How a stream of this path is written.

@@ -40,7 +40,11 @@ impl MemoryBudget {
 
     /// Starts counting for one request of `token`.
     pub fn open(self: &Arc<Self>, token: TokenId) -> HeldBytes {
-        HeldBytes { budget: Arc::clone(self), token, bytes: 0 }
+        HeldBytes {
+            budget: Arc::clone(self),
+            token,
+            bytes: 0,
+        }
     }
 }
 
