@@ -92,11 +92,16 @@ pub(super) fn build(
     let drain = Drain::new();
     let truth = Truth::new(Arc::clone(&drain));
     let late = Arc::new(Late::default());
-    let reloader = Arc::new(reloader(
-        plan,
+    let upstreams = Upstreams::new(Arc::clone(&common.clock));
+    let observer = observer(
+        &late,
+        live_settings.clone(),
         &common,
-        observer(&late, live_settings.clone(), &common, &logging, sidecar),
-    )?);
+        &logging,
+        &upstreams,
+        sidecar,
+    );
+    let reloader = Arc::new(reloader(plan, &common, upstreams, observer)?);
     let own_paths = control_plane(&settings, &common, &store, sealer, &reloader, &truth, sidecar);
     // set once, here
     let _ = late.reloader.set(Arc::clone(&reloader));
@@ -188,8 +193,12 @@ fn common(
     })
 }
 
-fn reloader(plan: Plan, common: &Common, observer: Observer) -> Result<Reloader<Snapshot>> {
-    let upstreams = Upstreams::new(Arc::clone(&common.clock));
+fn reloader(
+    plan: Plan,
+    common: &Common,
+    upstreams: Arc<Upstreams>,
+    observer: Observer,
+) -> Result<Reloader<Snapshot>> {
     Reloader::start(
         plan.loaded,
         plan.reread,
@@ -251,9 +260,10 @@ fn observer(
     live: Arc<LiveSettings>,
     common: &Common,
     logging: &Arc<Logging>,
+    upstreams: &Arc<Upstreams>,
     sidecar: Option<SocketAddr>,
 ) -> Observer {
-    let (late, logging) = (Arc::clone(late), Arc::clone(logging));
+    let (late, logging, upstreams) = (Arc::clone(late), Arc::clone(logging), Arc::clone(upstreams));
     let (metrics, audit) = (Arc::clone(&common.metrics), Arc::clone(&common.audit));
     Box::new(move |outcome| {
         metrics.count_config_reload(if outcome.ok {
@@ -265,6 +275,7 @@ fn observer(
             return;
         };
         let settings = &reloader.running().settings;
+        upstreams.forget_unused();
         live.apply(settings);
         logging.apply(&log_settings(settings));
         audit.configure(audit_settings(settings));

@@ -283,10 +283,8 @@ impl Parts {
         let Some(rates) = &self.services.shared_rates else {
             return;
         };
-        let mut waited = Duration::ZERO;
-        while !rates.is_answering() && waited < REDIS_FIRST_ANSWER {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            waited += Duration::from_millis(10);
+        if !rates.connected_within(REDIS_FIRST_ANSWER).await {
+            log::warn!("Redis does not answer yet; rates follow `limits.distributed.fallback` until it does");
         }
     }
 

@@ -18,10 +18,11 @@ use super::ctx::RequestCtx;
 use super::forward::head::content_length;
 use super::path::RequestPath;
 use crate::auth::{Principal, credential_hash};
-use crate::dialect::paths;
+use crate::dialect::paths::{self, Family};
 use crate::domain::{Denial, DenialCode, Dialect};
 use crate::live::STATE_PARAMETERS;
 use crate::upstream::resolve::AllowedModels;
+use crate::upstream::rules::endpoint_not_found;
 use crate::upstream::{Asked, PathClass, RequestFacts, Route};
 
 /// What admission decided.
@@ -141,6 +142,7 @@ impl EdgeProxy {
             .with_retry_after(Duration::from_secs(1)));
         };
         ctx.place = Some(place);
+        ctx.running = Some(self.metrics.request_began());
         Ok(())
     }
 
@@ -165,6 +167,9 @@ impl EdgeProxy {
             facts: known,
             client: ctx.arrival.dialect,
         };
+        if known.family == Family::NotInThisVersion {
+            return Err(endpoint_not_found(&request_path.path));
+        }
         let facts = request_facts(session, &request_path);
         ctx.snapshot.catalogue.admit_path(request_path.client, &facts)?;
         Ok(request_path)

@@ -33,6 +33,8 @@ pub struct Arrival {
     pub dialect: Dialect,
     /// A health probe: it writes no access line.
     pub is_quiet: bool,
+    /// One of our own paths: it is no request of the data plane.
+    pub is_own: bool,
 }
 
 impl Arrival {
@@ -49,6 +51,7 @@ impl Arrival {
             client: IpAddr::from([0, 0, 0, 0]),
             dialect: Dialect::OpenAi,
             is_quiet: false,
+            is_own: false,
         }
     }
 

@@ -16,8 +16,11 @@ pub(super) fn decorate(
     answer.insert_header("x-request-id", ctx.arrival.request_id.clone())?;
     answer.insert_header("x-proxy", HeaderValue::from_static("llm-proxy"))?;
     let mut fields = Ok(());
+    let is_preflight = answer
+        .headers
+        .contains_key(http::header::ACCESS_CONTROL_ALLOW_ORIGIN);
     ctx.snapshot.cors.decorate(request, |name, value| {
-        if fields.is_ok() {
+        if fields.is_ok() && !is_preflight {
             fields = answer.append_header(name, value).map(|_| ());
         }
     });

@@ -35,6 +35,7 @@ impl EdgeProxy {
         }
         if let Some(response) = self.own_paths.health(path) {
             ctx.arrival.is_quiet = true;
+            ctx.arrival.is_own = true;
             self.write_own(session, ctx, response).await?;
             return Ok(Some(true));
         }
@@ -52,6 +53,7 @@ impl EdgeProxy {
             self.rooms.own_refusals.note(self.clock.monotonic(), why);
             return Ok(None);
         }
+        ctx.arrival.is_own = true;
         self.hand_over(session, ctx).await?;
         Ok(Some(true))
     }

@@ -44,11 +44,14 @@ impl EdgeProxy {
             error: ctx.outcome.refusal,
             ..RequestFacts::default()
         };
-        self.metrics.record_request(labels, &facts);
+        if !ctx.arrival.is_own {
+            self.metrics.record_request(labels, &facts);
+        }
         self.count_cache(ctx);
         // the reservation ends with the request, not with the connection
         ctx.reservation = None;
         ctx.place = None;
+        ctx.running = None;
         if ctx.arrival.is_quiet || !self.access_log.is_on() {
             return;
         }
