@@ -1,6 +1,8 @@
 //! The composition root: the only place that names concrete back ends.
 
+mod build;
 pub mod notify;
+mod numbers;
 pub mod readiness;
 pub mod run;
 pub mod runtime;

@@ -53,7 +53,7 @@ mod tests {
         let manager = UnixDatagram::bind(&path).unwrap();
         let notify = Notify::from_environment(Some(path.as_os_str()));
         notify.ready();
-        notify.stopping(Duration::from_secs(60));
+        notify.stopping(Duration::from_mins(1));
         let mut buffer = [0u8; 256];
         let length = manager.recv(&mut buffer).unwrap();
         assert!(buffer[..length].starts_with(b"READY=1"));

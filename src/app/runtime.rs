@@ -5,11 +5,11 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use pingora_core::apps::HttpServerApp;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::listen::{Front, serve};
+use crate::proxy::EdgeServer;
 
 /// Blocking work at once: file reads, name look-ups, canonical forms of large bodies.
 const BLOCKING_THREADS: usize = 32;
@@ -25,14 +25,11 @@ pub fn control() -> io::Result<Runtime> {
 }
 
 /// Starts the data plane: `threads` runtimes, each with its own accept loop on every listener.
-pub fn start_workers<A>(
+pub fn start_workers(
     threads: usize,
     listeners: &[TcpListener],
-    front: &Arc<Front<A>>,
-) -> io::Result<Vec<JoinHandle<()>>>
-where
-    A: HttpServerApp + Send + Sync + 'static,
-{
+    front: &Arc<Front<EdgeServer>>,
+) -> io::Result<Vec<JoinHandle<()>>> {
     let mut workers = Vec::with_capacity(threads);
     for number in 0..threads.max(1) {
         let mut own = Vec::with_capacity(listeners.len());
@@ -53,10 +50,7 @@ where
 }
 
 /// Accepts on every listener until the drain ends, then waits for the last connection.
-async fn work<A>(listeners: Vec<TcpListener>, front: Arc<Front<A>>)
-where
-    A: HttpServerApp + Send + Sync + 'static,
-{
+async fn work(listeners: Vec<TcpListener>, front: Arc<Front<EdgeServer>>) {
     let loops = listeners.into_iter().map(|listener| {
         let front = Arc::clone(&front);
         async move {

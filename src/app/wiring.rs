@@ -18,11 +18,13 @@ use crate::fleet::ChangeListener;
 use crate::fleet::postgres::PostgresChanges;
 use crate::limit::{self, LimitSettings};
 use crate::listen::FrontSettings;
+use crate::management::audit_writer::AuditSettings;
 use crate::management::{ManagementSettings, ManagementTokens, Role};
 use crate::store::migrate::{MigrationStatus, Schema};
 use crate::store::postgres::PostgresOptions;
 use crate::store::sqlite::{SqliteLocation, SqliteOptions};
 use crate::store::{self, Store, StoreError};
+use crate::telemetry::{LogFormat, LogSettings};
 
 /// Where the process listens in fact.
 #[derive(Debug, Clone)]
@@ -126,17 +128,12 @@ pub fn management_settings(settings: &Settings, sidecar: Option<SocketAddr>) -> 
     }
 }
 
-/// Seals provider keys with the configured key, or passes them through with a warning.
+/// Seals provider keys with the configured key, or passes them through.
 pub fn sealer(settings: &Settings) -> Result<Sealer> {
     match &settings.encryption.key {
         Some(key) => Sealer::with_key(key).context("encryption.key"),
-        None => {
-            log::warn!(
-                "no `encryption.key` is configured: provider keys of projects are stored as they are; \
-                 make one with `openssl rand -base64 32`"
-            );
-            Ok(Sealer::plain())
-        }
+        // the configuration has warned about it
+        None => Ok(Sealer::plain()),
     }
 }
 
@@ -222,4 +219,34 @@ pub fn remote_changes(settings: &Settings, listener: Arc<dyn ChangeListener>) ->
         Box::pin(async move { connector.dedicated().await.map_err(|error| error.to_string()) })
     });
     Ok(Some(PostgresChanges { connect, listener, timeout: database.timeout }))
+}
+
+/// The audit writer's settings.
+pub fn audit_settings(settings: &Settings) -> AuditSettings {
+    let audit = &settings.audit;
+    AuditSettings {
+        enabled: audit.enabled,
+        file: audit.file.clone(),
+        store_in_database: audit.store_in_database,
+        retention: Some(audit.retention),
+        max_size_bytes: audit.max_file_bytes,
+        max_backups: audit.max_backups,
+    }
+}
+
+/// The log's settings.
+pub fn log_settings(settings: &Settings) -> LogSettings {
+    let logging = &settings.logging;
+    LogSettings {
+        level: logging.level,
+        format: match logging.format {
+            config::LogFormat::Json => LogFormat::Json,
+            config::LogFormat::Text => LogFormat::Text,
+        },
+        access_log: logging.access_log,
+        file: logging.file.clone(),
+        max_file_bytes: logging.max_file_bytes,
+        max_backups: logging.max_backups,
+        directives: logging.directives.clone(),
+    }
 }

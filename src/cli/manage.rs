@@ -185,7 +185,7 @@ pub fn run(global: &Global, command: ManageCommand) -> Result<(), Failure> {
         ManageCommand::Cache(command) => cache(&api, shown, command),
         ManageCommand::Models(ModelsCommand::List) => {
             let list = api.ask(&Method::GET, "/manage/models", None)?;
-            shown.list(&list, &[("NAME", "/name"), ("STRATEGY", "/strategy"), ("TARGETS", "/targets")])
+            shown.list(&list, &[("Name", "/name"), ("Strategy", "/strategy"), ("Targets", "/targets")])
         }
     }
 }
@@ -198,11 +198,11 @@ fn project(api: &Api, shown: Shown, command: ProjectCommand) -> Result<(), Failu
                 &list,
                 &[
                     ("ID", "/id"),
-                    ("NAME", "/name"),
-                    ("API KEY", "/api_key"),
-                    ("ACTIVE", "/is_active"),
-                    ("CREATED", "/created_at"),
-                    ("UPDATED", "/updated_at"),
+                    ("Name", "/name"),
+                    ("API Key", "/api_key"),
+                    ("Active", "/is_active"),
+                    ("Created", "/created_at"),
+                    ("Updated", "/updated_at"),
                 ],
             )
         }
@@ -283,12 +283,12 @@ fn token(api: &Api, shown: Shown, command: TokenCommand) -> Result<(), Failure> 
                 &list,
                 &[
                     ("ID", "/id"),
-                    ("TOKEN", "/token"),
-                    ("PROJECT", "/project_id"),
-                    ("ACTIVE", "/is_active"),
-                    ("REQUESTS", "/request_count"),
-                    ("MAX", "/max_requests"),
-                    ("EXPIRES", "/expires_at"),
+                    ("Token", "/token"),
+                    ("Project", "/project_id"),
+                    ("Active", "/is_active"),
+                    ("Requests", "/request_count"),
+                    ("Max", "/max_requests"),
+                    ("Expires", "/expires_at"),
                 ],
             )
         }

@@ -38,12 +38,6 @@ pub fn error(message: &str, as_json: bool) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
-/// A note beside the answer.
-pub fn note(text: &str) {
-    // when standard error is gone there is nobody to tell
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
-}
-
 /// A table with a header line; columns as wide as their widest cell.
 pub fn table(headers: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
     let mut widths: Vec<usize> = headers.iter().map(|header| header.chars().count()).collect();

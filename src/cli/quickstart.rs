@@ -26,7 +26,7 @@ use crate::domain::Secret;
 use crate::domain::crypto::random_bytes;
 
 /// How long the first answer may take to begin.
-const FIRST_ANSWER: Duration = Duration::from_secs(60);
+const FIRST_ANSWER: Duration = Duration::from_mins(1);
 
 /// Flags of `quickstart`.
 #[derive(Debug, Args)]
@@ -157,7 +157,7 @@ impl Tour {
     fn give(&self, addresses: &Addresses) -> Result<(), Failure> {
         let management = addresses.management.map(|address| format!("http://{address}")).unwrap_or_default();
         let api = Api::new(&management, Some(self.management_token.clone()))?;
-        let project = self.project(&api)?;
+        let project = Self::project(&api)?;
         let body = json!({"project_id": project, "duration_minutes": 7 * 24 * 60, "name": "quickstart"});
         let token = api.ask(&Method::POST, "/manage/tokens", Some(&body))?;
         let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -181,7 +181,7 @@ impl Tour {
         self.explain(&base, &management, &secret, &token_id)
     }
 
-    fn project(&self, api: &Api) -> Result<String, Failure> {
+    fn project(api: &Api) -> Result<String, Failure> {
         let id = |project: &Value| project.get("id").and_then(Value::as_str).map(str::to_owned);
         let list = api.ask(&Method::GET, "/manage/projects", None)?;
         let known = list

@@ -90,7 +90,7 @@ impl EdgeProxy {
         path: &str,
     ) -> Result<Admitted, Stop> {
         self.admit_load(ctx)?;
-        ctx.path = Some(self.admit_path(session, ctx, path)?);
+        ctx.path = Some(Self::admit_path(session, ctx, path)?);
         self.limiter.admit_address(ctx.arrival.client).await?;
         let caller = self.admit_caller(session, ctx).await?;
         let Some(request_path) = ctx.path.clone() else { return Ok(Admitted::Answered) };
@@ -103,9 +103,9 @@ impl EdgeProxy {
             self.answer_models(session, ctx, &request_path).await.map_err(Stop::Broken)?;
             return Ok(Admitted::Answered);
         }
-        self.admit_state(session, ctx, &caller, &request_path)?;
+        Self::admit_state(session, ctx, &caller, &request_path)?;
         self.admit_body(session, ctx, &caller, &request_path).await?;
-        let route = self.admit_model(session, ctx, &caller, &request_path)?;
+        let route = Self::admit_model(session, ctx, &caller, &request_path)?;
         ctx.caller = Some(caller);
         ctx.outcome.public_model = route.public_name().cloned();
         ctx.destination = Some(route);
@@ -129,7 +129,7 @@ impl EdgeProxy {
     }
 
     /// Unknown paths and wrong methods.
-    fn admit_path(&self, session: &Session, ctx: &RequestCtx, path: &str) -> Result<RequestPath, Denial> {
+    fn admit_path(session: &Session, ctx: &RequestCtx, path: &str) -> Result<RequestPath, Denial> {
         let normal = paths::normalise(path).map_err(|error| {
             Denial::new(DenialCode::EndpointNotFound, format!("the path is not in normal form: {error}"))
         })?;
@@ -172,7 +172,6 @@ impl EdgeProxy {
 
     /// Stateful paths need the project's own key, or a provider that shares its own.
     fn admit_state(
-        &self,
         session: &Session,
         ctx: &RequestCtx,
         caller: &Principal,
@@ -237,13 +236,12 @@ impl EdgeProxy {
         };
         let held = read_held(session, self.rooms.memory.open(caller.token_id), &bounds).await?;
         ctx.outcome.bytes_in = held.bytes.len() as u64;
-        ctx.body = RequestBody::Held(held);
+        ctx.body = RequestBody::Held(Box::new(held));
         Ok(())
     }
 
     /// Allowed models, where the model is served, and the rules of those providers.
     fn admit_model(
-        &self,
         session: &Session,
         ctx: &RequestCtx,
         caller: &Principal,

@@ -23,7 +23,7 @@ pub enum RequestBody {
     #[default]
     Unread,
     /// Held in memory and understood.
-    Held(HeldBody),
+    Held(Box<HeldBody>),
     /// Goes through as it comes.
     Streamed,
 }
@@ -70,8 +70,11 @@ impl RequestBody {
     /// The `n` that was asked for.
     pub fn choices(&self) -> Option<u64> {
         match self {
-            Self::Held(HeldBody { facts: Understood::Json(facts), .. }) => facts.n,
-            _ => None,
+            Self::Held(held) => match &held.facts {
+                Understood::Json(facts) => facts.n,
+                Understood::Form(_) => None,
+            },
+            Self::Unread | Self::Streamed => None,
         }
     }
 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use pingora_cache::{CacheKey, CacheMeta, ForcedFreshness, HitHandler};
+use pingora_core::server::configuration::ServerConf;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType};
 use pingora_http::ResponseHeader;
-use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, Session, http_proxy};
 
 use self::ctx::RequestCtx;
 use self::memory_budget::MemoryBudget;
@@ -65,7 +66,7 @@ pub struct EdgeProxy {
     /// Numbers for operators.
     pub metrics: Arc<Metrics>,
     /// A line for each request.
-    pub access_log: Arc<AccessLog>,
+    pub access_log: AccessLog,
     /// Events for the audit.
     pub audit: Arc<dyn AuditSink>,
     /// The sidecar's paths.
@@ -93,6 +94,16 @@ pub struct Rooms {
     pub model_lists: Arc<ModelLists>,
     /// Refused own paths.
     own_refusals: Arc<OwnRefusals>,
+}
+
+/// The data plane as Pingora serves it.
+pub type EdgeServer = HttpProxy<EdgeProxy>;
+
+impl EdgeProxy {
+    /// Makes it what the connection front serves.
+    pub fn into_server(self) -> EdgeServer {
+        http_proxy(&Arc::new(ServerConf::default()), self)
+    }
 }
 
 #[async_trait]

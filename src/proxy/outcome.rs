@@ -40,18 +40,6 @@ pub enum Ending {
     ClientGone,
 }
 
-impl Ending {
-    /// The word in the access line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Complete => "complete",
-            Self::Cut => "cut",
-            Self::ClientGone => "client_gone",
-        }
-    }
-}
-
 /// The provider's side of a request.
 #[derive(Debug, Clone, Default)]
 pub struct Served {

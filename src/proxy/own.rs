@@ -135,7 +135,7 @@ pub struct OwnRefusals {
 impl OwnRefusals {
     fn note(&self, now: Duration, why: &'static str) {
         let mut last = self.last.lock();
-        if last.is_none_or(|before| now.saturating_sub(before) >= Duration::from_secs(60)) {
+        if last.is_none_or(|before| now.saturating_sub(before) >= Duration::from_mins(1)) {
             *last = Some(now);
             log::warn!("a management path was refused on the proxy listener: {why}");
         }

@@ -22,7 +22,7 @@ pub type NotLocal = &'static str;
 
 impl OwnPathRule {
     /// Whether the request may reach the own paths; `Err` says why not.
-    pub fn permits(&self, peer: Option<IpAddr>, version: Version, headers: &HeaderMap) -> Result<(), NotLocal> {
+    pub fn permits(self, peer: Option<IpAddr>, version: Version, headers: &HeaderMap) -> Result<(), NotLocal> {
         match self.mode {
             OnProxyListener::All => Ok(()),
             OnProxyListener::Off => Err("`management.on_proxy_listener` is `off`"),
@@ -30,7 +30,7 @@ impl OwnPathRule {
         }
     }
 
-    fn is_local(&self, peer: Option<IpAddr>, version: Version, headers: &HeaderMap) -> Result<(), NotLocal> {
+    fn is_local(self, peer: Option<IpAddr>, version: Version, headers: &HeaderMap) -> Result<(), NotLocal> {
         if !peer.is_some_and(|ip| ip.to_canonical().is_loopback()) {
             return Err("the peer is not a loopback address");
         }
@@ -82,11 +82,13 @@ mod tests {
         rule.permits(peer.parse().ok(), version, &headers).is_ok()
     }
 
+    type Row<'a> = (OnProxyListener, &'a str, Version, &'a [(&'a str, &'a str)], bool);
+
     #[test]
     fn only_what_looks_like_a_local_user_is_local() {
         use OnProxyListener::{All, Local, Off};
         let local: &[(&str, &str)] = &[("host", "localhost:8080")];
-        let table: &[(OnProxyListener, &str, Version, &[(&str, &str)], bool)] = &[
+        let table: &[Row<'_>] = &[
             (Local, "127.0.0.1", Version::HTTP_11, local, true),
             (Local, "::1", Version::HTTP_2, &[("host", "[::1]:8080")], true),
             (Local, "127.0.0.1", Version::HTTP_11, &[("host", "127.0.0.1")], true),

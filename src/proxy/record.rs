@@ -14,7 +14,7 @@ use crate::auth::Refused;
 use crate::domain::audit::{AuditEvent, AuditOutcome};
 use crate::domain::{Denial, DenialCode};
 use crate::cache::CacheOutcome;
-use crate::telemetry::AccessLine;
+use crate::telemetry::{AccessLine, Outcome};
 use crate::telemetry::metrics::{CacheEvent, RequestFacts, RequestLabels};
 
 impl EdgeProxy {
@@ -46,30 +46,36 @@ impl EdgeProxy {
         // the reservation ends with the request, not with the connection
         ctx.reservation = None;
         ctx.place = None;
-        if !ctx.snapshot.settings.logging.access_log || ctx.arrival.is_quiet {
+        if ctx.arrival.is_quiet || !self.access_log.is_on() {
             return;
         }
         let head = session.req_header();
         self.access_log.write(AccessLine {
+            at: ctx.arrival.received_at,
             record_id: ctx.arrival.record_id,
-            request_id: ctx.arrival.request_id().to_owned(),
-            token_id: ctx.caller.as_ref().map(|caller| caller.token_id_text.clone()),
-            project_id: ctx.caller.as_ref().map(|caller| caller.project_id_text.clone()),
-            model: ctx.asked_model(),
-            model_served: served.model.clone(),
+            request_id: ctx.arrival.request_id().into(),
+            token_id: ctx.caller.as_ref().map(|caller| caller.token_id),
+            project_id: ctx.caller.as_ref().map(|caller| caller.project_id),
+            // addresses of people are not logged; the audit log has those of refused calls
+            client: None,
+            method: head.method.as_str().into(),
+            path: cut(head.uri.path()).into(),
+            model: ctx.asked_model().map(Into::into),
+            served_model: served.model.clone(),
             provider: served.provider.clone(),
-            method: head.method.to_string(),
-            path: head.uri.path().chars().take(256).collect(),
             status: ctx.outcome.status,
-            code: ctx.outcome.refusal.map(DenialCode::as_str),
+            error: ctx.outcome.refusal,
             bytes_in: ctx.outcome.bytes_in,
             bytes_out: ctx.outcome.bytes_out,
             duration,
-            first_byte: ctx.outcome.first_byte,
-            overhead,
+            time_to_first_byte: ctx.outcome.first_byte,
             attempts: served.attempts,
             cache: ctx.cache.outcome.map(CacheOutcome::as_str),
-            ending: ctx.outcome.ending.as_str(),
+            outcome: match ctx.outcome.ending {
+                Ending::Complete => Outcome::Complete,
+                Ending::Cut => Outcome::Cut,
+                Ending::None | Ending::ClientGone => Outcome::ClientLeft,
+            },
         });
     }
 
@@ -103,7 +109,7 @@ impl EdgeProxy {
     }
 
     /// The client left before the answer was whole.
-    pub(super) fn client_left(&self, ctx: &mut RequestCtx, gone: ClientGone) -> Delivered {
+    pub(super) fn client_left(ctx: &mut RequestCtx, gone: ClientGone) -> Delivered {
         ctx.outcome.ending = Ending::ClientGone;
         Delivered::Broken(gone.0)
     }
@@ -142,11 +148,16 @@ impl EdgeProxy {
         event.request_id = Some(ctx.arrival.request_id().to_owned());
         event.client_ip = Some(ctx.arrival.client);
         event.method = Some(head.method.to_string());
-        event.path = Some(head.uri.path().chars().take(256).collect());
+        event.path = Some(cut(head.uri.path()).to_owned());
         event.user_agent = user_agent(&head.headers);
         event.reason = Some(refused.denial.code.as_str().to_owned());
         self.audit.offer(event);
     }
+}
+
+/// As much of a path as is written down.
+fn cut(path: &str) -> &str {
+    &path[..path.floor_char_boundary(256)]
 }
 
 fn user_agent(headers: &HeaderMap) -> Option<String> {

@@ -74,7 +74,7 @@ impl RetryBudget {
         next
     }
 
-    fn decide(&self, failure: &AttemptFailure, situation: Situation) -> Next {
+    fn decide(self, failure: &AttemptFailure, situation: Situation) -> Next {
         if self.left == 0 || !situation.body_can_be_repeated {
             return Next::GiveUp;
         }

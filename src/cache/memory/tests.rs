@@ -26,7 +26,7 @@ fn key(project: u8, path: &str) -> CacheKey {
 
 fn rules() -> FillRules {
     FillRules {
-        fresh_for: Duration::from_secs(60),
+        fresh_for: Duration::from_mins(1),
         age: Duration::ZERO,
         max_object_bytes: MIB,
         content_length: None,

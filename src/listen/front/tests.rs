@@ -219,7 +219,14 @@ async fn refused_heads_get_json_and_an_id() {
         assert!(answer.head.contains("x-request-id: "), "{answer:?}");
         assert!(client.rest().await.is_empty());
     }
-    assert_eq!(server.front.counters().malformed_heads.get(), 3);
+    let metrics = crate::telemetry::Metrics::new(crate::domain::SystemClock::shared()).unwrap();
+    server.front.report_to(&metrics);
+    let text = metrics.prometheus();
+    assert!(
+        text.contains("llm_proxy_heads_refused_total{code=\"malformed_request\"} 3"),
+        "{text}"
+    );
+    assert!(text.contains("llm_proxy_connections_accepted_total 4"), "{text}");
     assert_eq!(server.front.counters().oversized_heads.get(), 1);
 }
 

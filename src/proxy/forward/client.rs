@@ -26,11 +26,6 @@ impl<'a> Client<'a> {
         Self { session, body_done, head_written: false, bytes_out: 0 }
     }
 
-    /// Whether anything of an answer has left.
-    pub(crate) fn head_written(&self) -> bool {
-        self.head_written
-    }
-
     /// Waits until the client leaves. Cancel-safe; never ends while the client stays.
     pub(crate) async fn gone(&mut self) -> ClientGone {
         if !self.body_done {

@@ -138,16 +138,16 @@ impl EdgeProxy {
             );
             return end_broken(client, events, &denial).await;
         }
+        let whole = verdict == StreamVerdict::Complete;
+        if whole {
+            fill.finish().await;
+        } else {
+            fill.abandon();
+        }
         if let Err(gone) = client.write_body(Bytes::new(), true).await {
             return gone_away(ctx, fill, gone);
         }
-        if verdict == StreamVerdict::Complete {
-            fill.finish().await;
-            ctx.outcome.ending = Ending::Complete;
-        } else {
-            fill.abandon();
-            ctx.outcome.ending = Ending::Cut;
-        }
+        ctx.outcome.ending = if whole { Ending::Complete } else { Ending::Cut };
         Delivered::Whole
     }
 
@@ -251,8 +251,13 @@ async fn pump(
     let mut next = first;
     while let Some(bytes) = next {
         fill.write(&bytes).await;
+        let last = body.is_complete();
+        if last && events.is_none() {
+            // stored before the client has it all: its next request may come at once
+            fill.finish().await;
+        }
         client.write_body(bytes, false).await?;
-        if body.is_complete() {
+        if last {
             break;
         }
         next = next_piece(body, events.as_deref_mut(), client).await?;
@@ -276,8 +281,8 @@ async fn end_broken(client: &mut Client<'_>, events: Option<&EventRelay>, denial
         if client.write_body(event, end).await.is_ok() && end {
             return Delivered::Whole;
         }
-        client.flush_and_cut().await;
     }
+    client.flush_and_cut().await;
     Delivered::Broken(error)
 }
 

@@ -65,18 +65,18 @@ impl EdgeProxy {
         });
         let head = dressed.map_err(Delivered::Broken)?;
         ctx.outcome.first_byte = Some(self.clock.monotonic().saturating_sub(ctx.arrival.started));
-        client.write_head(head).await.map_err(|gone| self.client_left(ctx, gone))?;
+        client.write_head(head).await.map_err(|gone| Self::client_left(ctx, gone))?;
         for (pause, piece) in demo.events {
             if !pause.is_zero() {
                 tokio::select! {
                     biased;
-                    gone = client.gone() => return Err(self.client_left(ctx, gone)),
+                    gone = client.gone() => return Err(Self::client_left(ctx, gone)),
                     () = tokio::time::sleep(pause) => {}
                 }
             }
-            client.write_body(piece, false).await.map_err(|gone| self.client_left(ctx, gone))?;
+            client.write_body(piece, false).await.map_err(|gone| Self::client_left(ctx, gone))?;
             ctx.outcome.bytes_out = client.bytes_out;
         }
-        client.write_body(Bytes::new(), true).await.map_err(|gone| self.client_left(ctx, gone))
+        client.write_body(Bytes::new(), true).await.map_err(|gone| Self::client_left(ctx, gone))
     }
 }

@@ -72,7 +72,7 @@ impl EdgeProxy {
         permit: &mut Permit,
     ) -> Exchanged {
         let provider = Arc::clone(&exchange.target.provider);
-        let (mut head, owner) = match self.request_head(ctx, client, &provider, fill.is_possible()) {
+        let (mut head, owner) = match Self::request_head(ctx, client, &provider, fill.is_possible()) {
             Ok(dressed) => dressed,
             Err(denial) => return Exchanged::refused(denial),
         };
@@ -84,7 +84,7 @@ impl EdgeProxy {
         let connecting = tokio::select! {
             biased;
             connected = connector.connect(provider.timeouts.connect, exchange.from) => connected,
-            gone = client.gone() => return Exchanged::Delivered(self.client_left(ctx, gone)),
+            gone = client.gone() => return Exchanged::Delivered(Self::client_left(ctx, gone)),
             () = tokio::time::sleep_until(exchange.overall) => return Exchanged::refused(overall_timeout(&provider.name)),
         };
         let mut connected = match connecting {
@@ -119,13 +119,12 @@ impl EdgeProxy {
             Err(failure) => {
                 // a streamed body that was touched is with nobody any more
                 let repeatable = !matches!(body, AttemptBody::Streamed) || upload.sent_bytes == 0 && !upload.touched;
-                self.send_failed(ctx, &provider, failure, connected.reused, repeatable)
+                Self::send_failed(ctx, &provider, failure, connected.reused, repeatable)
             }
         }
     }
 
     fn send_failed(
-        &self,
         ctx: &mut RequestCtx,
         provider: &Provider,
         failure: SendFailure,
@@ -151,7 +150,7 @@ impl EdgeProxy {
             SendFailure::BodyTooLarge => {
                 Exchanged::refused(too_large(ctx.snapshot.settings.server.max_request_bytes))
             }
-            SendFailure::Client(gone) => Exchanged::Delivered(self.client_left(ctx, gone)),
+            SendFailure::Client(gone) => Exchanged::Delivered(Self::client_left(ctx, gone)),
         }
     }
 
@@ -214,7 +213,6 @@ impl EdgeProxy {
 
     /// The head of this attempt: the client's fields that may pass, and the credential of this provider alone.
     fn request_head(
-        &self,
         ctx: &RequestCtx,
         client: &Client<'_>,
         provider: &Provider,

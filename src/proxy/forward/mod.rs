@@ -31,6 +31,9 @@ pub(crate) mod head;
 mod relay;
 mod sending;
 
+/// How long a refusal waits for its grant to be back.
+const GRANT_RETURN: std::time::Duration = std::time::Duration::from_millis(250);
+
 impl EdgeProxy {
     /// Answers a request from a provider. A panic inside is a 500 and a settled reservation.
     pub(super) async fn forward(&self, session: &mut Session, ctx: &mut RequestCtx) -> pingora_core::Result<()> {
@@ -65,7 +68,14 @@ impl EdgeProxy {
         };
         match delivered {
             Delivered::Whole => Ok(()),
-            Delivered::Refused(denial) => self.reject(session, ctx, denial).await,
+            Delivered::Refused(denial) => {
+                if !ctx.outcome.sent {
+                    // nothing reached a provider: the grant is back before the client hears of it
+                    ctx.reservation = None;
+                    self.limiter.settle(GRANT_RETURN).await;
+                }
+                self.reject(session, ctx, denial).await
+            }
             Delivered::Broken(error) => Err(error),
         }
     }

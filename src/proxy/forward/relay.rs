@@ -46,6 +46,8 @@ pub(crate) struct AnswerBody<'a> {
     upstream: &'a mut HttpSession,
     framing: Framing,
     received: u64,
+    /// What a read that looked ahead found at the end; Pingora says it only once.
+    ended: Option<pingora_core::Result<Option<Bytes>>>,
     /// When the whole answer must be there (`timeouts.request`, answers that are no stream).
     deadline: Option<Instant>,
 }
@@ -59,13 +61,16 @@ impl<'a> AnswerBody<'a> {
         deadline: Option<Instant>,
     ) -> Self {
         upstream.set_read_timeout(Some(idle_timeout));
-        Self { upstream, framing, received: 0, deadline }
+        Self { upstream, framing, received: 0, ended: None, deadline }
     }
 
     /// The next bytes, several chunks at once when they are there already; `None` at a proved end.
     pub(crate) async fn next(&mut self, client: &mut Client<'_>) -> Result<Option<Bytes>, RelayFailure> {
         if self.framing == Framing::Empty {
             return Ok(None);
+        }
+        if let Some(ended) = self.ended.take() {
+            return self.judge(ended);
         }
         let deadline = self.deadline;
         let overtime = async move {
@@ -80,6 +85,10 @@ impl<'a> AnswerBody<'a> {
             gone = client.gone() => return Err(RelayFailure::Client(gone)),
             () = overtime => return Err(RelayFailure::Answer(AnswerBroken::Overtime)),
         };
+        self.judge(read)
+    }
+
+    fn judge(&mut self, read: pingora_core::Result<Option<Bytes>>) -> Result<Option<Bytes>, RelayFailure> {
         match read {
             Ok(Some(first)) => {
                 let batch = self.batch(first);
@@ -121,8 +130,14 @@ impl<'a> AnswerBody<'a> {
         let mut gathered: Option<BytesMut> = None;
         for _ in 0..BATCHED_CHUNKS {
             let ready = tokio::task::unconstrained(self.upstream.read_response_body()).now_or_never();
-            // an end or an error is reported again by the next read
-            let Some(Ok(Some(more))) = ready else { break };
+            let more = match ready {
+                Some(Ok(Some(more))) => more,
+                Some(ended) => {
+                    self.ended = Some(ended);
+                    break;
+                }
+                None => break,
+            };
             let buffer = gathered.get_or_insert_with(|| {
                 let mut buffer = BytesMut::with_capacity((first.len() + more.len()).max(4096));
                 buffer.extend_from_slice(&first);

@@ -16,6 +16,7 @@ use log::{LevelFilter, Log, Metadata, Record};
 use crate::domain::Clock;
 
 use super::access_log::AccessLog;
+use super::metrics::{Metrics, Source};
 use line::{JsonLine, TextLine, write_record};
 use sink::Sink;
 
@@ -143,6 +144,13 @@ impl Logging {
         self.sink.access_lines_lost()
     }
 
+    /// Lets `metrics` read what was lost.
+    pub fn report_to(&self, metrics: &Metrics) {
+        let (access, lines) = (Arc::clone(&self.sink), Arc::clone(&self.sink));
+        metrics.connect(Source::AccessLinesDropped, move || access.access_lines_lost());
+        metrics.connect(Source::LogLinesDropped, move || lines.lines_lost());
+    }
+
     /// Waits until all lines so far are written; false when that took longer than `timeout`. Blocks.
     pub fn flush(&self, timeout: Duration) -> bool {
         self.sink.flush(timeout)
@@ -165,10 +173,10 @@ fn build(
         let (at, level, target) = (clock.now(), record.level(), record.target());
         match format {
             LogFormat::Json => {
-                write_record(JsonLine::begin(buffer, at, level, target, record.args()), record)
+                write_record(JsonLine::begin(buffer, at, level, target, record.args()), record);
             }
             LogFormat::Text => {
-                write_record(TextLine::begin(buffer, at, level, target, record.args()), record)
+                write_record(TextLine::begin(buffer, at, level, target, record.args()), record);
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -139,11 +139,8 @@ impl Writer {
         while let Ok(first) = messages.recv() {
             self.follow_settings();
             self.take(first);
-            loop {
-                match messages.try_recv() {
-                    Ok(next) => self.take(next),
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-                }
+            for next in messages.try_iter().take(QUEUE_LINES) {
+                self.take(next);
             }
             self.write_out();
         }

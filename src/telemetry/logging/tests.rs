@@ -290,6 +290,13 @@ fn a_full_queue_drops_lines_and_counts_them() {
     }
     assert!(logging.access_lines_lost() > 0);
     assert!(logging.lines_lost() > 0);
+    let metrics = Metrics::new(ManualClock::at(Timestamp::EPOCH)).unwrap();
+    logging.report_to(&metrics);
+    let lost = format!(
+        "llm_proxy_log_lines_dropped_total{{kind=\"access\"}} {}",
+        logging.access_lines_lost()
+    );
+    assert!(metrics.prometheus().contains(&lost));
     assert!(!logging.flush(Duration::from_millis(10)));
     drop(reader);
 }

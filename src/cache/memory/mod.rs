@@ -26,7 +26,7 @@ use pingora_cache::trace::SpanHandle;
 use pingora_cache::{CacheKey, CacheMeta};
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
-use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
+use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 
 use super::complete::stream_is_complete;
 use super::fill::{Fill, FillHit};
@@ -138,8 +138,7 @@ impl Lifecycle<[u8; 16], Arc<Entry>> for Evictions {
     }
 }
 
-type Entries =
-    quick_cache::sync::Cache<[u8; 16], Arc<Entry>, ByBytes, quick_cache::DefaultHashBuilder, Evictions>;
+type Entries = quick_cache::sync::Cache<[u8; 16], Arc<Entry>, ByBytes, DefaultHashBuilder, Evictions>;
 
 /// Whether requests may read the running fill of another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,8 +202,14 @@ impl MemoryStore {
             .build();
         let evicted = Arc::clone(&evictions.0);
         let entries = match options {
-            Ok(options) => Entries::with_options(options, ByBytes, Default::default(), evictions),
-            Err(_) => Entries::with(expected, max_bytes.max(1), ByBytes, Default::default(), evictions),
+            Ok(options) => Entries::with_options(options, ByBytes, DefaultHashBuilder::default(), evictions),
+            Err(_) => Entries::with(
+                expected,
+                max_bytes.max(1),
+                ByBytes,
+                DefaultHashBuilder::default(),
+                evictions,
+            ),
         };
         Box::leak(Box::new(Self {
             entries,

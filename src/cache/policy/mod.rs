@@ -277,10 +277,10 @@ pub fn storable(
     }
     let control = CacheControl::of(answer.headers);
     let vary = Vary::of(answer);
-    if control.no_store || control.private || vary == Vary::ByAnything {
+    if control.no_store || control.private || vary == Vary::Anything {
         return Err(NotStored::Forbidden);
     }
-    if vary == Vary::ByHeaders {
+    if vary == Vary::Headers {
         return Err(NotStored::Varies);
     }
     let encoding = answer.headers.get(header::CONTENT_ENCODING);
@@ -363,23 +363,23 @@ fn by_rfc(
 
 #[derive(Debug, PartialEq, Eq)]
 enum Vary {
-    ByNothing,
-    ByHeaders,
-    ByAnything,
+    Nothing,
+    Headers,
+    Anything,
 }
 
 impl Vary {
     fn of(answer: &AnswerFacts<'_>) -> Self {
-        let mut vary = Self::ByNothing;
+        let mut vary = Self::Nothing;
         for line in answer.headers.get_all(header::VARY) {
             for name in line.as_bytes().split(|byte| *byte == b',') {
                 let name = name.trim_ascii();
                 if name == b"*" {
-                    return Self::ByAnything;
+                    return Self::Anything;
                 }
                 let ours = answer.encoding_is_ours && name.eq_ignore_ascii_case(b"accept-encoding");
                 if !name.is_empty() && !ours {
-                    vary = Self::ByHeaders;
+                    vary = Self::Headers;
                 }
             }
         }

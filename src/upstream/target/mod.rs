@@ -505,7 +505,7 @@ async fn open(connector: &Connector, peer: &Arc<HttpPeer>, reuse: Reuse) -> Resu
         let (session, reused) = connector.get_http_session(&apart).await?;
         let peer = match &session {
             HttpSession::H2(_) => Arc::new(apart),
-            HttpSession::H1(_) | HttpSession::Custom(_) => pooled,
+            HttpSession::H1(_) | HttpSession::Custom(()) => pooled,
         };
         return Ok(Connected {
             session,
