@@ -59,7 +59,11 @@ where
 {
     front.counters().connections_accepted.increment();
     let mut stream = ClientStream::new(socket, peer);
-    match front.drain().connections().take_place(front.settings().max_connections) {
+    match front
+        .drain()
+        .connections()
+        .take_place(front.settings().max_connections)
+    {
         Some(place) => {
             spawn("connection", Arc::clone(front).serve_connection(stream, place));
         }

@@ -79,13 +79,17 @@ pub fn bind(address: &str) -> Result<TcpListener, BindError> {
     }
     Err(match last {
         Some((candidate, error)) => explain(address, candidate, error),
-        None => BindError::NotAnAddress { address: address.to_owned() },
+        None => BindError::NotAnAddress {
+            address: address.to_owned(),
+        },
     })
 }
 
 /// The socket addresses that `address` may mean, best first.
 fn candidates(address: &str) -> Result<Vec<SocketAddr>, BindError> {
-    let not_an_address = || BindError::NotAnAddress { address: address.to_owned() };
+    let not_an_address = || BindError::NotAnAddress {
+        address: address.to_owned(),
+    };
     let (host, port) = address.rsplit_once(':').ok_or_else(not_an_address)?;
     let port: u16 = port.parse().map_err(|_| not_an_address())?;
     if host.is_empty() {
@@ -102,14 +106,21 @@ fn candidates(address: &str) -> Result<Vec<SocketAddr>, BindError> {
     }
     let found = (host, port)
         .to_socket_addrs()
-        .map_err(|source| BindError::UnknownHost { address: address.to_owned(), source })?;
+        .map_err(|source| BindError::UnknownHost {
+            address: address.to_owned(),
+            source,
+        })?;
     let (mut first, then): (Vec<_>, Vec<_>) = found.partition(SocketAddr::is_ipv4);
     first.extend(then);
     Ok(first)
 }
 
 fn open(address: SocketAddr) -> io::Result<TcpListener> {
-    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let family = if address.is_ipv6() {
+        AddressFamily::INET6
+    } else {
+        AddressFamily::INET
+    };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
@@ -136,8 +147,8 @@ fn explain(address: &str, tried: SocketAddr, source: io::Error) -> BindError {
     let address = address.to_owned();
     match source.kind() {
         io::ErrorKind::AddrInUse => {
-            let holder = holder::of_port(tried.port())
-                .map_or_else(String::new, |holder| format!(" by {holder}"));
+            let holder =
+                holder::of_port(tried.port()).map_or_else(String::new, |holder| format!(" by {holder}"));
             BindError::InUse { address, holder }
         }
         io::ErrorKind::PermissionDenied => BindError::PermissionDenied { address },
@@ -183,7 +194,10 @@ mod tests {
         assert!(message.contains("address already in use"), "{message}");
         assert!(message.contains(&address), "{message}");
         if cfg!(target_os = "linux") {
-            assert!(message.contains(&format!("pid {}", std::process::id())), "{message}");
+            assert!(
+                message.contains(&format!("pid {}", std::process::id())),
+                "{message}"
+            );
         }
     }
 
@@ -197,9 +211,21 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_refused() {
-        for address in ["", "8080", "host", "host:port", "::8080", "[::]", "1.2.3.4:99999", "unix:/run/x"] {
+        for address in [
+            "",
+            "8080",
+            "host",
+            "host:port",
+            "::8080",
+            "[::]",
+            "1.2.3.4:99999",
+            "unix:/run/x",
+        ] {
             let error = bind(address).unwrap_err();
-            assert!(matches!(error, BindError::NotAnAddress { .. }), "{address}: {error}");
+            assert!(
+                matches!(error, BindError::NotAnAddress { .. }),
+                "{address}: {error}"
+            );
         }
     }
 

@@ -77,7 +77,9 @@ mod tests {
         let connections = Arc::new(ConnectionCount::default());
         let ordinary = connections.take_place(1).unwrap();
         assert!(!ordinary.is_reserved());
-        let reserved: Vec<_> = (0..RESERVED_PLACES).map(|_| connections.take_place(1).unwrap()).collect();
+        let reserved: Vec<_> = (0..RESERVED_PLACES)
+            .map(|_| connections.take_place(1).unwrap())
+            .collect();
         assert!(reserved.iter().all(Place::is_reserved));
         assert!(connections.take_place(1).is_none());
         assert_eq!(connections.open(), 1 + RESERVED_PLACES);

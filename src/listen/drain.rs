@@ -172,7 +172,10 @@ mod tests {
     async fn an_empty_process_skips_the_soft_phase() {
         let drain = Drain::new();
         let began = tokio::time::Instant::now();
-        assert_eq!(drain.run(Duration::from_secs(3), Duration::from_secs(60)).await, 0);
+        assert_eq!(
+            drain.run(Duration::from_secs(3), Duration::from_secs(60)).await,
+            0
+        );
         assert_eq!(began.elapsed(), Duration::from_secs(3));
         assert_eq!(drain.phase(), Phase::Cut);
     }

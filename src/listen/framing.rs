@@ -47,7 +47,11 @@ pub(super) enum ChunkState {
 impl BodyFraming {
     /// The framing of a body announced by `Content-Length: length`.
     pub(super) fn length(length: u64) -> Self {
-        if length == 0 { Self::Finished } else { Self::Length(length) }
+        if length == 0 {
+            Self::Finished
+        } else {
+            Self::Length(length)
+        }
     }
 
     /// The framing of a chunked body.
@@ -110,7 +114,11 @@ impl ChunkState {
             }
             position += 1;
             if *self == Self::EndLineFeed {
-                return if byte == b'\n' { Progress::End(position) } else { Progress::Malformed };
+                return if byte == b'\n' {
+                    Progress::End(position)
+                } else {
+                    Progress::Malformed
+                };
             }
             match self.after(byte) {
                 Some(next) => *self = next,
@@ -128,7 +136,10 @@ impl ChunkState {
                 b'\r' => Some(Self::SizeLineFeed { size }),
                 b'\n' => None,
                 _ if bytes >= CHUNK_LINE_BYTES => None,
-                _ => Some(Self::Extension { size, bytes: bytes + 1 }),
+                _ => Some(Self::Extension {
+                    size,
+                    bytes: bytes + 1,
+                }),
             },
             Self::SizeLineFeed { size: 0 } if byte == b'\n' => Some(Self::TrailerStart { bytes: 0 }),
             Self::SizeLineFeed { size } if byte == b'\n' => Some(Self::Data { left: size }),
@@ -154,8 +165,10 @@ impl ChunkState {
     fn after_size_byte(digits: u8, size: u64, byte: u8) -> Option<Self> {
         if let Some(digit) = char::from(byte).to_digit(16) {
             // fifteen digits, as Pingora's parser: far above any body
-            return (digits < 15)
-                .then_some(Self::Size { digits: digits + 1, size: size << 4 | u64::from(digit) });
+            return (digits < 15).then_some(Self::Size {
+                digits: digits + 1,
+                size: size << 4 | u64::from(digit),
+            });
         }
         match byte {
             _ if digits == 0 => None,

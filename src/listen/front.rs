@@ -95,8 +95,11 @@ where
         place: &Place,
         phase: &mut watch::Receiver<Phase>,
     ) {
-        let shutdown =
-            if place.is_reserved() { self.ended.subscribe() } else { self.drain.shutdown_watch() };
+        let shutdown = if place.is_reserved() {
+            self.ended.subscribe()
+        } else {
+            self.drain.shutdown_watch()
+        };
         let mut persistent = None;
         let mut fresh = true;
         loop {
@@ -111,7 +114,9 @@ where
                 }
                 Next::Request(head, length) => {
                     let session = session(stream, head, length, persistent.take());
-                    let Some((next, settings)) = self.process(session, &shutdown).await else { return };
+                    let Some((next, settings)) = self.process(session, &shutdown).await else {
+                        return;
+                    };
                     (stream, persistent, fresh) = (next, settings, false);
                 }
             }
@@ -171,7 +176,10 @@ where
             Ok(next) => next,
             Err(_) => Next::Refused(Denial::new(
                 DenialCode::HeaderTimeout,
-                format!("the request head was not complete within {} s", head_timeout.as_secs_f32()),
+                format!(
+                    "the request head was not complete within {} s",
+                    head_timeout.as_secs_f32()
+                ),
             )),
         }
     }
@@ -190,8 +198,11 @@ where
 
 /// The refusal of a connection above `max_connections`.
 pub(super) fn overloaded() -> Denial {
-    Denial::new(DenialCode::Overloaded, "too many connections are open; try again in a moment")
-        .with_retry_after(Duration::from_secs(1))
+    Denial::new(
+        DenialCode::Overloaded,
+        "too many connections are open; try again in a moment",
+    )
+    .with_retry_after(Duration::from_secs(1))
 }
 
 /// The Pingora session of the request whose head lies in `stream`.
@@ -251,7 +262,9 @@ fn try_head(
     if let Some(first) = unread.first() {
         may_begin(*first)?;
     }
-    let Some(length) = scan.find_end(unread, settings.header_bytes_limit())? else { return Ok(None) };
+    let Some(length) = scan.find_end(unread, settings.header_bytes_limit())? else {
+        return Ok(None);
+    };
     Ok(Some((Head::parse(&unread[..length], settings)?, length)))
 }
 

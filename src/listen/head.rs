@@ -40,7 +40,9 @@ impl HeadScan {
         while let Some(offset) = memchr::memchr(b'\n', &window[self.seen..]) {
             let line_feed = self.seen + offset;
             if line_feed == 0 || window[line_feed - 1] != b'\r' {
-                return Err(malformed("a line of the head ends in a bare LF; lines end in CR LF"));
+                return Err(malformed(
+                    "a line of the head ends in a bare LF; lines end in CR LF",
+                ));
             }
             self.seen = line_feed + 1;
             if line_feed == self.line_start + 1 {
@@ -50,7 +52,9 @@ impl HeadScan {
         }
         self.seen = window.len();
         if bytes.len() >= limit {
-            return Err(too_large(format!("the request head is larger than {limit} bytes")));
+            return Err(too_large(format!(
+                "the request head is larger than {limit} bytes"
+            )));
         }
         Ok(None)
     }
@@ -86,7 +90,10 @@ impl Head {
             return Err(malformed("the request line is incomplete"));
         };
         if method == "CONNECT" {
-            let denial = Denial::new(DenialCode::MethodNotAllowed, "`CONNECT` is not served: this is no tunnel");
+            let denial = Denial::new(
+                DenialCode::MethodNotAllowed,
+                "`CONNECT` is not served: this is no tunnel",
+            );
             return Err(denial.with_allow(METHODS));
         }
         let fields = Fields::collect(request.headers)?;
@@ -97,7 +104,9 @@ impl Head {
             Cow::Borrowed(_) => None,
             Cow::Owned(origin_form) => Some(with_target(bytes, target, origin_form)),
         };
-        let path = origin_form.split_once('?').map_or(&*origin_form, |(path, _)| path);
+        let path = origin_form
+            .split_once('?')
+            .map_or(&*origin_form, |(path, _)| path);
         Ok(Self {
             framing,
             asks_for_health: HEALTH_PATHS.contains(&path),
@@ -110,8 +119,12 @@ impl Head {
 pub(super) fn may_begin(byte: u8) -> Result<(), Denial> {
     match byte {
         b'A'..=b'Z' | b'a'..=b'z' => Ok(()),
-        0x16 => Err(malformed("this port speaks plain HTTP and was sent a TLS handshake")),
-        _ => Err(malformed("a request begins with a method such as `GET` or `POST`")),
+        0x16 => Err(malformed(
+            "this port speaks plain HTTP and was sent a TLS handshake",
+        )),
+        _ => Err(malformed(
+            "a request begins with a method such as `GET` or `POST`",
+        )),
     }
 }
 
@@ -189,9 +202,9 @@ impl<'a> Fields<'a> {
             (Some(_), Some(_)) => Err(malformed(
                 "`content-length` and `transfer-encoding` stand together; one may",
             )),
-            (None, Some(_)) if minor_version == 0 => {
-                Err(malformed("an HTTP/1.0 request may not have a `transfer-encoding`"))
-            }
+            (None, Some(_)) if minor_version == 0 => Err(malformed(
+                "an HTTP/1.0 request may not have a `transfer-encoding`",
+            )),
             (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") => Ok(BodyFraming::chunked()),
             (None, Some(_)) => Err(malformed("the `transfer-encoding` is not `chunked`")),
             (Some(length), None) => parse_length(length).map(BodyFraming::length),
@@ -201,9 +214,9 @@ impl<'a> Fields<'a> {
 
 fn parse_length(value: &[u8]) -> Result<u64, Denial> {
     // the sign that Rust's parser takes is not allowed here; neither is what no body can have
-    let digits = std::str::from_utf8(value).ok().filter(|text| {
-        (1..=18).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
-    });
+    let digits = std::str::from_utf8(value)
+        .ok()
+        .filter(|text| (1..=18).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit()));
     digits
         .and_then(|text| text.parse().ok())
         .ok_or_else(|| malformed("the `content-length` is not a number of bytes"))
@@ -226,16 +239,26 @@ fn origin_form<'a>(method: &str, target: &'a str, host: Option<&str>) -> Result<
     let default_port = match scheme.to_ascii_lowercase().as_str() {
         "http" => ":80",
         "https" => ":443",
-        _ => return Err(malformed("the scheme of the request target is not `http` or `https`")),
+        _ => {
+            return Err(malformed(
+                "the scheme of the request target is not `http` or `https`",
+            ));
+        }
     };
     let split = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path_and_query) = rest.split_at(split);
     if authority.is_empty() || authority.contains(['@', '\\']) {
         return Err(malformed("the request target names no plain host"));
     }
-    let bare = |name: &str| name.strip_suffix(default_port).unwrap_or(name).to_ascii_lowercase();
+    let bare = |name: &str| {
+        name.strip_suffix(default_port)
+            .unwrap_or(name)
+            .to_ascii_lowercase()
+    };
     if host.is_some_and(|host| bare(host) != bare(authority)) {
-        return Err(malformed("the `Host` header differs from the host in the request target"));
+        return Err(malformed(
+            "the `Host` header differs from the host in the request target",
+        ));
     }
     Ok(Cow::Owned(match path_and_query.as_bytes().first() {
         None if method == "OPTIONS" => "*".to_owned(),

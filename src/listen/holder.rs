@@ -41,11 +41,17 @@ fn listening_inodes(table: &str, port: u16) -> Vec<String> {
 
 /// Whether process `pid` has one of `sockets` open; false when we may not look.
 fn holds(pid: &str, sockets: &[String]) -> bool {
-    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return false;
+    };
     descriptors
         .flatten()
         .filter_map(|entry| fs::read_link(entry.path()).ok())
-        .any(|target| target.to_str().is_some_and(|target| sockets.iter().any(|socket| socket == target)))
+        .any(|target| {
+            target
+                .to_str()
+                .is_some_and(|target| sockets.iter().any(|socket| socket == target))
+        })
 }
 
 #[cfg(test)]

@@ -70,7 +70,8 @@ mod tests {
 
     #[test]
     fn a_refusal_is_a_whole_json_response() {
-        let denial = Denial::new(DenialCode::Overloaded, "too \"many\"").with_retry_after(Duration::from_secs(1));
+        let denial =
+            Denial::new(DenialCode::Overloaded, "too \"many\"").with_retry_after(Duration::from_secs(1));
         let text = String::from_utf8(render(&denial, "abc")).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{head}");
@@ -94,7 +95,10 @@ mod tests {
 
     #[test]
     fn a_sane_request_id_is_kept_and_another_replaced() {
-        assert_eq!(request_id(b"GET / HTTP/1.1\r\nx-REQUEST-id:  a.B_9-\r\n"), "a.B_9-");
+        assert_eq!(
+            request_id(b"GET / HTTP/1.1\r\nx-REQUEST-id:  a.B_9-\r\n"),
+            "a.B_9-"
+        );
         for head in [
             "GET /",
             "GET / HTTP/1.1\r\nX-Request-Id: a b\r\n",

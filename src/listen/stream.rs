@@ -80,7 +80,9 @@ impl Linger {
     /// The client has sent more; false when it has sent enough.
     fn goes_on(&mut self, received: usize) -> bool {
         self.swallowed += received;
-        self.timer.as_mut().reset((Instant::now() + LINGER_SILENCE).min(self.end));
+        self.timer
+            .as_mut()
+            .reset((Instant::now() + LINGER_SILENCE).min(self.end));
         self.swallowed < LINGER_BYTES
     }
 }
@@ -226,8 +228,7 @@ impl ClientStream {
             all[0] = io::IoSlice::new(&self.unsent);
             let with = slices.len().min(SLICES - 1);
             all[1..=with].copy_from_slice(&slices[..with]);
-            let sent =
-                ready!(Pin::new(&mut self.socket).poll_write_vectored(context, &all[..=with]))?;
+            let sent = ready!(Pin::new(&mut self.socket).poll_write_vectored(context, &all[..=with]))?;
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -267,11 +268,7 @@ impl AsyncRead for ClientStream {
 }
 
 impl AsyncWrite for ClientStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(context, &[io::IoSlice::new(bytes)])
     }
 

@@ -61,7 +61,9 @@ impl ProxyHttp for Echo {
                 self.tell("waiting");
                 let gone = session.downstream_session.read_body_or_idle(true).await;
                 self.tell(format!("gone {}", gone.is_err()));
-                return Err(pingora_core::Error::new_down(pingora_core::ErrorType::ConnectionClosed));
+                return Err(pingora_core::Error::new_down(
+                    pingora_core::ErrorType::ConnectionClosed,
+                ));
             }
             // watches its client while it works, as the forwarding loop does
             "/slow" => tokio::select! {
@@ -73,7 +75,9 @@ impl ProxyHttp for Echo {
                 head.insert_header("transfer-encoding", "chunked")?;
                 session.write_response_header(Box::new(head), false).await?;
                 for _ in 0..3 {
-                    session.write_response_body(Some(Bytes::from(vec![b'x'; 3000])), false).await?;
+                    session
+                        .write_response_body(Some(Bytes::from(vec![b'x'; 3000])), false)
+                        .await?;
                 }
                 session.write_response_body(None, true).await?;
                 return Ok(true);
@@ -107,20 +111,34 @@ fn start(settings: FrontSettings) -> Server {
     let listener = bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let accepting = spawn("accept", serve(listener, Arc::clone(&front)));
-    Server { address, front, events, accepting }
+    Server {
+        address,
+        front,
+        events,
+        accepting,
+    }
 }
 
 fn settings() -> FrontSettings {
-    FrontSettings { max_connections: 100, ..FrontSettings::default() }
+    FrontSettings {
+        max_connections: 100,
+        ..FrontSettings::default()
+    }
 }
 
 impl Server {
     async fn connect(&self) -> Client {
-        Client { socket: TcpStream::connect(self.address).await.unwrap(), received: Vec::new() }
+        Client {
+            socket: TcpStream::connect(self.address).await.unwrap(),
+            received: Vec::new(),
+        }
     }
 
     async fn event(&mut self) -> String {
-        tokio::time::timeout(GENEROUS, self.events.recv()).await.unwrap().unwrap()
+        tokio::time::timeout(GENEROUS, self.events.recv())
+            .await
+            .unwrap()
+            .unwrap()
     }
 }
 
@@ -143,7 +161,8 @@ impl Client {
     }
 
     async fn get(&mut self, target: &str) -> Answer {
-        self.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+        self.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"))
+            .await;
         self.answer().await
     }
 
@@ -161,7 +180,13 @@ impl Client {
         let head = String::from_utf8(self.received.drain(..end).collect()).unwrap();
         let status = head[9..12].parse().unwrap();
         let head = head.to_ascii_lowercase();
-        let length = head.split("content-length: ").nth(1).unwrap().lines().next().unwrap();
+        let length = head
+            .split("content-length: ")
+            .nth(1)
+            .unwrap()
+            .lines()
+            .next()
+            .unwrap();
         let length: usize = length.parse().unwrap();
         while self.received.len() < length {
             assert!(self.more().await, "answer cut");
@@ -188,7 +213,10 @@ fn assert_refused(answer: &Answer, status: u16, code: &str) {
     let value: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
     assert_eq!(value["error"]["code"], code);
     assert!(answer.head.contains("connection: close"), "{answer:?}");
-    assert!(answer.head.contains(&format!("x-llm-proxy-error-code: {code}")), "{answer:?}");
+    assert!(
+        answer.head.contains(&format!("x-llm-proxy-error-code: {code}")),
+        "{answer:?}"
+    );
 }
 
 #[tokio::test]
@@ -196,9 +224,14 @@ async fn requests_follow_each_other_on_one_connection() {
     let server = start(settings());
     let mut client = server.connect().await;
     for turn in 0..3 {
-        assert_eq!(client.get(&format!("/{turn}")).await.body, format!("GET /{turn} 0 0"));
+        assert_eq!(
+            client.get(&format!("/{turn}")).await.body,
+            format!("GET /{turn} 0 0")
+        );
     }
-    client.send("GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    client
+        .send("GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .await;
     let answer = client.answer().await;
     assert!(answer.head.contains("connection: close"));
     assert!(client.rest().await.is_empty());
@@ -217,10 +250,18 @@ async fn pipelined_requests_are_answered_in_order() {
              GET /four HTTP/1.1\r\nHost: a\r\n\r\n",
         )
         .await;
-    for expected in ["GET /slow 0 0", "POST /two 3 294", "GET /slow 0 0", "GET /four 0 0"] {
+    for expected in [
+        "GET /slow 0 0",
+        "POST /two 3 294",
+        "GET /slow 0 0",
+        "GET /four 0 0",
+    ] {
         assert_eq!(client.answer().await.body, expected);
     }
-    assert!(server.events.try_recv().is_err(), "a pipelined request is no reason to think the client gone");
+    assert!(
+        server.events.try_recv().is_err(),
+        "a pipelined request is no reason to think the client gone"
+    );
 }
 
 #[tokio::test]
@@ -229,7 +270,9 @@ async fn a_request_that_comes_while_another_is_watched_waits_its_turn() {
     let mut client = server.connect().await;
     client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await;
     tokio::time::sleep(Duration::from_millis(5)).await;
-    client.send("GET /second HTTP/1.1\r\nHost: a\r\n\r\nGET /third HT").await;
+    client
+        .send("GET /second HTTP/1.1\r\nHost: a\r\n\r\nGET /third HT")
+        .await;
     assert_eq!(client.answer().await.body, "GET /slow 0 0");
     assert_eq!(client.answer().await.body, "GET /second 0 0");
     client.send("TP/1.1\r\nHost: a\r\n\r\n").await;
@@ -241,7 +284,9 @@ async fn a_request_that_comes_while_another_is_watched_waits_its_turn() {
 async fn a_client_that_leaves_is_noticed_at_once() {
     let mut server = start(settings());
     let mut client = server.connect().await;
-    client.send("POST /wait HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi").await;
+    client
+        .send("POST /wait HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi")
+        .await;
     assert_eq!(server.event().await, "waiting");
     drop(client);
     assert_eq!(server.event().await, "gone true");
@@ -252,7 +297,9 @@ async fn a_client_that_leaves_is_noticed_at_once() {
 async fn a_client_that_leaves_is_noticed_behind_its_pipelined_requests() {
     let mut server = start(settings());
     let mut client = server.connect().await;
-    client.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\nGET /two HTTP/1.1\r\n").await;
+    client
+        .send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\nGET /two HTTP/1.1\r\n")
+        .await;
     assert_eq!(server.event().await, "waiting");
     drop(client);
     assert_eq!(server.event().await, "gone true");
@@ -267,7 +314,10 @@ async fn bodies_and_the_requests_behind_them_stay_in_step() {
     let expected = format!("POST /body {} {sum}", body.len());
     let next = "GET /next HTTP/1.1\r\nHost: a\r\n\r\n";
 
-    let sized = format!("POST /body HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}{next}", body.len());
+    let sized = format!(
+        "POST /body HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}{next}",
+        body.len()
+    );
     client.send(sized).await;
     assert_eq!(client.answer().await.body, expected);
     assert_eq!(client.answer().await.body, "GET /next 0 0");
@@ -275,7 +325,11 @@ async fn bodies_and_the_requests_behind_them_stay_in_step() {
     let mut chunked = "POST /body HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
     for (index, piece) in body.as_bytes().chunks(70_001).enumerate() {
         let extension = if index % 2 == 0 { "" } else { ";name=value" };
-        chunked.push_str(&format!("{:x}{extension}\r\n{}\r\n", piece.len(), str::from_utf8(piece).unwrap()));
+        chunked.push_str(&format!(
+            "{:x}{extension}\r\n{}\r\n",
+            piece.len(),
+            str::from_utf8(piece).unwrap()
+        ));
     }
     chunked.push_str("0\r\nTrailer: x\r\n\r\n");
     for _ in 0..2 {
@@ -317,18 +371,27 @@ async fn a_broken_chunked_body_ends_the_connection() {
 async fn a_large_streamed_answer_is_whole() {
     let server = start(settings());
     let mut client = server.connect().await;
-    client.send("GET /stream HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    client
+        .send("GET /stream HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .await;
     let text = String::from_utf8(client.rest().await).unwrap();
     let body = text.split_once("\r\n\r\n").unwrap().1;
     let chunk = format!("BB8\r\n{}\r\n", "x".repeat(3000));
-    assert!(body == format!("{}0\r\n\r\n", chunk.repeat(3)), "{} {}", body.len(), body.replace('x', ""));
+    assert!(
+        body == format!("{}0\r\n\r\n", chunk.repeat(3)),
+        "{} {}",
+        body.len(),
+        body.replace('x', "")
+    );
 }
 
 #[tokio::test]
 async fn absolute_form_reaches_the_proxy_as_a_path() {
     let server = start(settings());
     let mut client = server.connect().await;
-    client.send("POST http://a/x?y=1 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi").await;
+    client
+        .send("POST http://a/x?y=1 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi")
+        .await;
     assert_eq!(client.answer().await.body, "POST /x?y=1 2 209");
     assert_eq!(client.get("/next").await.body, "GET /next 0 0");
 }
@@ -339,8 +402,16 @@ async fn refused_heads_get_json_and_an_id() {
     for (wire, status, code) in [
         ("GET / HTTP/1.1\r\n\r\n".to_owned(), 400, "malformed_request"),
         ("\x16\x03\x01".to_owned(), 400, "malformed_request"),
-        ("CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 405, "method_not_allowed"),
-        (format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(70_000)), 431, "header_too_large"),
+        (
+            "CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+            405,
+            "method_not_allowed",
+        ),
+        (
+            format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(70_000)),
+            431,
+            "header_too_large",
+        ),
     ] {
         let mut client = server.connect().await;
         client.send(wire).await;
@@ -357,7 +428,9 @@ async fn refused_heads_get_json_and_an_id() {
 async fn a_refusal_keeps_the_clients_id_and_survives_the_unread_body() {
     let server = start(settings());
     let mut client = server.connect().await;
-    client.send("POST / HTTP/1.1\r\nX-Request-ID: mine\r\nContent-Length: 1000000\r\n\r\n").await;
+    client
+        .send("POST / HTTP/1.1\r\nX-Request-ID: mine\r\nContent-Length: 1000000\r\n\r\n")
+        .await;
     client.send(vec![b'x'; 1_000_000]).await;
     let answer = client.answer().await;
     assert_refused(&answer, 400, "malformed_request");
@@ -368,7 +441,12 @@ async fn a_refusal_keeps_the_clients_id_and_survives_the_unread_body() {
 async fn an_early_answer_survives_the_unread_body() {
     let server = start(settings());
     let mut client = server.connect().await;
-    client.send(format!("POST /refuse HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", 8 << 20)).await;
+    client
+        .send(format!(
+            "POST /refuse HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
+            8 << 20
+        ))
+        .await;
     for _ in 0..8 {
         client.send(vec![b'x'; 1 << 20]).await;
     }
@@ -379,14 +457,21 @@ async fn an_early_answer_survives_the_unread_body() {
 
 #[tokio::test]
 async fn a_head_that_drips_is_refused_at_the_deadline() {
-    let server = start(FrontSettings { header_timeout: Duration::from_millis(60), ..settings() });
+    let server = start(FrontSettings {
+        header_timeout: Duration::from_millis(60),
+        ..settings()
+    });
     let mut client = server.connect().await;
     client.send("GET / HTTP/1.1\r\n").await;
     let dripping = async {
         loop {
             client.socket.write_all(b"X: y\r\n").await.unwrap();
             tokio::time::sleep(Duration::from_millis(10)).await;
-            if client.socket.try_read_buf(&mut client.received).is_ok_and(|count| count > 0) {
+            if client
+                .socket
+                .try_read_buf(&mut client.received)
+                .is_ok_and(|count| count > 0)
+            {
                 return;
             }
         }
@@ -407,7 +492,10 @@ async fn a_head_that_ends_early_is_refused() {
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_without_a_word() {
-    let server = start(FrontSettings { keepalive_timeout: Duration::from_millis(30), ..settings() });
+    let server = start(FrontSettings {
+        keepalive_timeout: Duration::from_millis(30),
+        ..settings()
+    });
     let fresh = server.connect().await;
     assert!(fresh.rest().await.is_empty());
     let mut used = server.connect().await;
@@ -429,12 +517,17 @@ async fn a_panic_closes_that_connection_only() {
 
 #[tokio::test]
 async fn above_the_connection_limit_only_health_is_served() {
-    let server = start(FrontSettings { max_connections: 1, ..settings() });
+    let server = start(FrontSettings {
+        max_connections: 1,
+        ..settings()
+    });
     let mut first = server.connect().await;
     first.get("/first").await;
 
     let mut second = server.connect().await;
-    second.send("POST /v1/x HTTP/1.1\r\nHost: a\r\nX-Request-ID: mine\r\nContent-Length: 2\r\n\r\nhi").await;
+    second
+        .send("POST /v1/x HTTP/1.1\r\nHost: a\r\nX-Request-ID: mine\r\nContent-Length: 2\r\n\r\nhi")
+        .await;
     let answer = second.answer().await;
     assert_refused(&answer, 503, "overloaded");
     assert!(answer.head.contains("retry-after: 1"), "{answer:?}");
@@ -452,7 +545,10 @@ async fn above_the_connection_limit_only_health_is_served() {
 
 #[tokio::test]
 async fn when_reserved_places_are_taken_too_the_refusal_comes_at_once() {
-    let server = start(FrontSettings { max_connections: 0, ..settings() });
+    let server = start(FrontSettings {
+        max_connections: 0,
+        ..settings()
+    });
     let mut silent = Vec::new();
     for _ in 0..64 {
         silent.push(server.connect().await);
@@ -469,7 +565,10 @@ async fn a_swapped_setting_holds_for_the_next_request() {
     let server = start(settings());
     let mut client = server.connect().await;
     client.get("/").await;
-    server.front.settings.store(Arc::new(FrontSettings { max_headers: 1, ..settings() }));
+    server.front.settings.store(Arc::new(FrontSettings {
+        max_headers: 1,
+        ..settings()
+    }));
     client.get("/still-read-with-the-old-or-new").await;
     client.send("GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n").await;
     assert_refused(&client.answer().await, 431, "header_too_large");
@@ -490,7 +589,11 @@ async fn a_drain_says_close_then_closes_idle_connections_and_listeners() {
     assert_eq!(late.get("/late").await.status, 200);
 
     server.front.drain().close_idle();
-    tokio::time::timeout(GENEROUS, server.accepting).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(GENEROUS, server.accepting)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
     assert!(idle.rest().await.is_empty());
     assert_eq!(server.front.drain().wait_empty(GENEROUS).await, 0);
     assert!(TcpStream::connect(server.address).await.is_err());
@@ -501,7 +604,9 @@ async fn a_request_behind_a_running_one_reaches_the_proxy_while_draining() {
     let server = start(settings());
     let refusing = server.front.drain().refusing_flag();
     let mut client = server.connect().await;
-    client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\nGET /behind HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    client
+        .send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\nGET /behind HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await;
     tokio::time::sleep(Duration::from_millis(5)).await;
     server.front.drain().close_idle();
     assert!(refusing.load(Ordering::Acquire));
@@ -519,7 +624,10 @@ async fn what_outlives_the_drain_is_cut() {
     client.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!(server.event().await, "waiting");
     server.front.drain().close_idle();
-    assert_eq!(server.front.drain().wait_empty(Duration::from_millis(20)).await, 1);
+    assert_eq!(
+        server.front.drain().wait_empty(Duration::from_millis(20)).await,
+        1
+    );
     server.front.drain().cut();
     assert!(client.rest().await.is_empty());
     assert_eq!(server.front.drain().wait_empty(GENEROUS).await, 0);

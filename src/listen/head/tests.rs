@@ -87,14 +87,29 @@ fn malformed_heads_are_refused() {
 fn well_formed_heads_pass_untouched() {
     let rows: &[(&[u8], BodyFraming)] = &[
         (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", BodyFraming::Finished),
-        (b"GET //x/../y?a=%2F&&b=+ HTTP/1.1\r\nHost: a:8080\r\n\r\n", BodyFraming::Finished),
-        ("GET /ü HTTP/1.1\r\nHost: [::1]:80\r\n\r\n".as_bytes(), BodyFraming::Finished),
+        (
+            b"GET //x/../y?a=%2F&&b=+ HTTP/1.1\r\nHost: a:8080\r\n\r\n",
+            BodyFraming::Finished,
+        ),
+        (
+            "GET /ü HTTP/1.1\r\nHost: [::1]:80\r\n\r\n".as_bytes(),
+            BodyFraming::Finished,
+        ),
         (b"GET / HTTP/1.0\r\n\r\n", BodyFraming::Finished),
         (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", BodyFraming::Finished),
         (b"GET / HTTP/1.1\r\nHost:\r\n\r\n", BodyFraming::Finished),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", BodyFraming::Finished),
-        (b"POST / HTTP/1.1\r\nHost: a\r\ncontent-length: 007 \r\n\r\n", BodyFraming::Length(7)),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n", BodyFraming::chunked()),
+        (
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+            BodyFraming::Finished,
+        ),
+        (
+            b"POST / HTTP/1.1\r\nHost: a\r\ncontent-length: 007 \r\n\r\n",
+            BodyFraming::Length(7),
+        ),
+        (
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n",
+            BodyFraming::chunked(),
+        ),
     ];
     for (row, framing) in rows {
         let head = scan_and_parse(row, &FrontSettings::default()).unwrap().unwrap();
@@ -113,9 +128,14 @@ fn absolute_form_becomes_origin_form() {
         ("http://a?q", "a", "/?q"),
     ] {
         let head = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nX: {target}\r\n\r\n");
-        let parsed = scan_and_parse(head.as_bytes(), &FrontSettings::default()).unwrap().unwrap();
+        let parsed = scan_and_parse(head.as_bytes(), &FrontSettings::default())
+            .unwrap()
+            .unwrap();
         let rewritten = String::from_utf8(parsed.rewritten.unwrap()).unwrap();
-        assert_eq!(rewritten, format!("GET {expected} HTTP/1.1\r\nHost: {host}\r\nX: {target}\r\n\r\n"));
+        assert_eq!(
+            rewritten,
+            format!("GET {expected} HTTP/1.1\r\nHost: {host}\r\nX: {target}\r\n\r\n")
+        );
     }
 }
 
@@ -131,12 +151,24 @@ fn connect_is_refused_with_the_methods_that_are_served() {
 
 #[test]
 fn heads_above_a_limit_are_refused() {
-    let settings = FrontSettings { max_header_bytes: 100, max_headers: 3, ..FrontSettings::default() };
+    let settings = FrontSettings {
+        max_header_bytes: 100,
+        max_headers: 3,
+        ..FrontSettings::default()
+    };
     let with_size = |size: usize| {
         let fixed = "GET / HTTP/1.1\r\nHost: a\r\nX: \r\n\r\n".len();
-        format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(size - fixed))
+        format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
+            "x".repeat(size - fixed)
+        )
     };
-    let with_fields = |count: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(count - 1));
+    let with_fields = |count: usize| {
+        format!(
+            "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
+            "X: y\r\n".repeat(count - 1)
+        )
+    };
     let code = |head: String| scan_and_parse(head.as_bytes(), &settings).map_err(|denial| denial.code);
     assert!(code(with_size(100)).unwrap().is_some());
     assert_eq!(code(with_size(101)).unwrap_err(), DenialCode::HeaderTooLarge);
@@ -154,7 +186,11 @@ fn the_end_is_found_however_a_head_is_cut() {
     for cut in 0..head.len() {
         let mut scan = HeadScan::default();
         assert_eq!(scan.find_end(&bytes[..cut], 1000).unwrap(), None);
-        assert_eq!(scan.find_end(&bytes, 1000).unwrap(), Some(head.len()), "cut at {cut}");
+        assert_eq!(
+            scan.find_end(&bytes, 1000).unwrap(),
+            Some(head.len()),
+            "cut at {cut}"
+        );
     }
 }
 
@@ -169,7 +205,9 @@ fn health_paths_are_known_by_their_path_alone() {
         ("/v1/models", false),
     ] {
         let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
-        let parsed = scan_and_parse(head.as_bytes(), &FrontSettings::default()).unwrap().unwrap();
+        let parsed = scan_and_parse(head.as_bytes(), &FrontSettings::default())
+            .unwrap()
+            .unwrap();
         assert_eq!(parsed.asks_for_health, expected, "{target}");
     }
 }
