@@ -1,1 +1,14 @@
 //! The composition root: the only place that names concrete back ends.
+
+mod build;
+pub mod notify;
+mod numbers;
+pub mod readiness;
+pub mod run;
+pub mod runtime;
+pub mod tasks;
+mod views;
+mod wiring;
+
+pub use run::{App, Plan, StopSwitch};
+pub use wiring::{Addresses, migrate};

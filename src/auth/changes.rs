@@ -85,8 +85,11 @@ impl Changes {
 
 fn slot_of(id: &[u8; 16], slots: usize) -> usize {
     let whole = u128::from_le_bytes(*id);
-    let folded = (whole as u64) ^ ((whole >> 64) as u64);
-    (folded.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as usize % slots
+    let (low, high) = (whole as u64, (whole >> 64) as u64);
+    let mixed = low
+        .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        .wrapping_add(high.wrapping_mul(0xC2B2_AE3D_27D4_EB4F));
+    (mixed >> 32) as usize % slots
 }
 
 #[cfg(test)]

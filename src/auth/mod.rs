@@ -46,7 +46,7 @@ impl Default for AuthSettings {
             known_tokens: 100_000,
             unknown_tokens: 100_000,
             store_timeout: Duration::from_secs(2),
-            max_stale: Duration::from_secs(3600),
+            max_stale: Duration::from_hours(1),
             failed_per_ip: 60,
         }
     }

@@ -1,1 +1,132 @@
 //! The command line: one file a subcommand.
+//!
+//! Exit codes: 0 good, 1 failure or findings, 2 bad usage.
+
+mod api;
+mod config;
+mod healthcheck;
+mod manage;
+mod migrate;
+mod output;
+mod quickstart;
+mod reload;
+mod server;
+mod source;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// High-performance edge proxy for LLM APIs.
+#[derive(Debug, Parser)]
+#[command(name = "llm-proxy", version, about, long_about = None, propagate_version = true, arg_required_else_help = true)]
+struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags that every command understands.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// The YAML configuration; else LLM_PROXY_CONFIG, API_CONFIG_PATH, ./conf/llm-proxy.yaml, built-in defaults.
+    #[arg(short, long, global = true, value_name = "FILE")]
+    config: Option<std::path::PathBuf>,
+    /// Answer as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Address of the management API, such as http://127.0.0.1:8081.
+    #[arg(long, global = true, value_name = "URL", env = "MANAGEMENT_API_BASE_URL", alias = "api-base-url")]
+    manage_api_base_url: Option<String>,
+    /// Management token; else MANAGEMENT_TOKEN or the configuration.
+    #[arg(long, global = true, value_name = "TOKEN", hide_env_values = true)]
+    management_token: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve: the proxy listener, the management sidecar, everything.
+    Server(server::ServerArguments),
+    /// Show it working at once: SQLite, a project, a token, one streamed request; then keep serving.
+    Quickstart(quickstart::QuickstartArguments),
+    /// Check or show the configuration.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Have the running server read its configuration again.
+    Reload,
+    /// Bring the database to this version's schema, or say where it stands.
+    #[command(subcommand)]
+    Migrate(migrate::MigrateCommand),
+    /// Manage projects, tokens, cache and models of a running server.
+    #[command(subcommand)]
+    Manage(manage::ManageCommand),
+    /// Exit 0 when the running server is ready, 1 when not.
+    Healthcheck(healthcheck::HealthcheckArguments),
+    /// Print the version.
+    Version,
+}
+
+/// Why a command failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// It was used wrongly: exit 2.
+    Usage(String),
+    /// It did not work: exit 1.
+    Failed(String),
+    /// What is wrong was printed already: exit 1.
+    Reported,
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Failed(format!("{:#}", error.into()))
+    }
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // help and version are no failures
+            let code = if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+            let _ = error.print();
+            return code;
+        }
+    };
+    let json = arguments.global.json;
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Reported) => ExitCode::FAILURE,
+        Err(Failure::Failed(message)) => {
+            output::error(&message, json);
+            ExitCode::FAILURE
+        }
+        Err(Failure::Usage(message)) => {
+            output::error(&message, json);
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), Failure> {
+    let global = arguments.global;
+    match arguments.command {
+        Command::Server(arguments) => server::run(&global, arguments),
+        Command::Quickstart(arguments) => quickstart::run(&global, arguments),
+        Command::Config(command) => config::run(&global, &command),
+        Command::Reload => reload::run(&global),
+        Command::Migrate(command) => migrate::run(&global, &command),
+        Command::Manage(command) => manage::run(&global, command),
+        Command::Healthcheck(arguments) => healthcheck::run(&global, &arguments),
+        Command::Version => {
+            let version = env!("CARGO_PKG_VERSION");
+            if global.json {
+                output::json(&serde_json::json!({"name": "llm-proxy", "version": version}))
+            } else {
+                output::line(&format!("llm-proxy {version}"))
+            }
+        }
+    }
+}

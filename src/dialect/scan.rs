@@ -21,7 +21,7 @@ pub enum Value<'a> {
 impl<'a> Value<'a> {
     /// The value at the front of `text`, after white space.
     pub fn parse(text: &'a [u8]) -> Option<Self> {
-        Cursor { text, at: 0 }.value()
+        Reader::new(text).value()
     }
 
     /// It is `null`.
@@ -48,16 +48,7 @@ impl<'a> Value<'a> {
     /// The members of an object, names with escapes not decoded; nothing for other values.
     pub fn members(self) -> Members<'a> {
         let text = if let Self::Object(text) = self { text } else { b"" };
-        Members(Cursor {
-            text,
-            at: usize::from(!text.is_empty()),
-        })
-    }
-
-    /// The elements of an array; nothing for other values.
-    pub fn elements(self) -> Elements<'a> {
-        let text = if let Self::Array(text) = self { text } else { b"" };
-        Elements(Cursor {
+        Members(Reader {
             text,
             at: usize::from(!text.is_empty()),
         })
@@ -73,53 +64,82 @@ impl<'a> Value<'a> {
 
 /// See [`Value::members`].
 #[derive(Debug)]
-pub struct Members<'a>(Cursor<'a>);
+pub struct Members<'a>(Reader<'a>);
 
 impl<'a> Iterator for Members<'a> {
     type Item = (&'a [u8], Value<'a>);
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.0.skip_separators();
-        let Value::String(name) = self.0.value()? else {
-            return None;
-        };
-        self.0.skip_separators();
+        let name = self.0.next_member()?;
         Some((name, self.0.value()?))
     }
 }
 
-/// See [`Value::elements`].
+/// Walks through a text once, entering the containers that matter and stepping over the others.
+///
+/// After [`Reader::next_member`] gave a name, or [`Reader::next_element`] true, one value must be
+/// taken: by [`Reader::value`], or by entering it and going on to its end.
 #[derive(Debug)]
-pub struct Elements<'a>(Cursor<'a>);
-
-impl<'a> Iterator for Elements<'a> {
-    type Item = Value<'a>;
-
-    fn next(&mut self) -> Option<Value<'a>> {
-        self.0.skip_separators();
-        self.0.value()
-    }
-}
-
-#[derive(Debug)]
-struct Cursor<'a> {
+pub struct Reader<'a> {
     text: &'a [u8],
     at: usize,
 }
 
-impl<'a> Cursor<'a> {
-    fn skip_separators(&mut self) {
-        self.skip_while(|byte| matches!(byte, b' ' | b'\n' | b'\r' | b'\t' | b',' | b':'));
+impl<'a> Reader<'a> {
+    /// A reader at the front of `text`.
+    pub fn new(text: &'a [u8]) -> Self {
+        Self { text, at: 0 }
     }
 
-    fn skip_while(&mut self, wanted: impl Fn(u8) -> bool) {
-        while self.text.get(self.at).is_some_and(|&byte| wanted(byte)) {
-            self.at += 1;
+    /// Enters the object that stands next; false, and nothing is taken, if none does.
+    pub fn enter_object(&mut self) -> bool {
+        self.enter(b'{')
+    }
+
+    /// Enters the array that stands next; false, and nothing is taken, if none does.
+    pub fn enter_array(&mut self) -> bool {
+        self.enter(b'[')
+    }
+
+    fn enter(&mut self, bracket: u8) -> bool {
+        self.skip_separators();
+        let found = self.text.get(self.at) == Some(&bracket);
+        self.at += usize::from(found);
+        found
+    }
+
+    /// The name of the next member of the object entered last; none at its end, which is taken.
+    pub fn next_member(&mut self) -> Option<&'a [u8]> {
+        self.skip_separators();
+        match self.text.get(self.at)? {
+            b'"' => match self.value()? {
+                Value::String(name) => Some(name),
+                _ => None,
+            },
+            b'}' => {
+                self.at += 1;
+                None
+            }
+            _ => None,
         }
     }
 
-    fn value(&mut self) -> Option<Value<'a>> {
-        self.skip_while(|byte| matches!(byte, b' ' | b'\n' | b'\r' | b'\t'));
+    /// Whether the array entered last has one more element; its end is taken.
+    pub fn next_element(&mut self) -> bool {
+        self.skip_separators();
+        match self.text.get(self.at) {
+            None => false,
+            Some(b']') => {
+                self.at += 1;
+                false
+            }
+            Some(_) => true,
+        }
+    }
+
+    /// Takes the value that stands next.
+    pub fn value(&mut self) -> Option<Value<'a>> {
+        self.skip_separators();
         let start = self.at;
         match *self.text.get(start)? {
             b'"' => {
@@ -140,37 +160,35 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    fn skip_separators(&mut self) {
+        self.skip_while(|byte| matches!(byte, b' ' | b'\n' | b'\r' | b'\t' | b',' | b':'));
+    }
+
+    fn skip_while(&mut self, wanted: impl Fn(u8) -> bool) {
+        while self.text.get(self.at).is_some_and(|&byte| wanted(byte)) {
+            self.at += 1;
+        }
+    }
+
     /// Steps over a container. One that the text cuts off reaches to its end, so that what stands
     /// before the cut can still be read.
     fn container(&mut self) -> Option<()> {
         let mut depth = 0_usize;
-        loop {
-            let rest = &self.text[self.at..];
-            let Some(found) = rest
-                .iter()
-                .position(|byte| matches!(byte, b'"' | b'{' | b'[' | b'}' | b']'))
-            else {
-                self.at = self.text.len();
-                return Some(());
-            };
-            self.at += found + 1;
-            match rest[found] {
-                b'"' => match string_end(self.text, self.at) {
-                    Some(end) => self.at = end,
-                    None => {
-                        self.at = self.text.len();
-                        return Some(());
-                    }
-                },
+        while let Some(&byte) = self.text.get(self.at) {
+            self.at += 1;
+            match byte {
+                b'"' => self.at = string_end(self.text, self.at).unwrap_or(self.text.len()),
                 b'{' | b'[' => depth += 1,
-                _ => {
+                b'}' | b']' => {
                     depth = depth.checked_sub(1)?;
                     if depth == 0 {
-                        return Some(());
+                        break;
                     }
                 }
+                _ => {}
             }
         }
+        Some(())
     }
 }
 
@@ -191,13 +209,27 @@ mod tests {
 
     use super::*;
 
+    fn elements(value: Value<'_>) -> Vec<Value<'_>> {
+        let Value::Array(text) = value else {
+            return Vec::new();
+        };
+        let (mut reader, mut elements) = (Reader::new(text), Vec::new());
+        assert!(reader.enter_array());
+        while reader.next_element()
+            && let Some(element) = reader.value()
+        {
+            elements.push(element);
+        }
+        elements
+    }
+
     #[test]
     fn members_are_stepped_over() {
         let text = br#" {"a": [1, {"b":"}]"}], "c\"" :"x\"y" , "d":null,"e":-1.5e+3} tail"#;
         let value = Value::parse(text).expect("a value");
         let members: Vec<_> = value.members().collect();
         assert_eq!(members.len(), 4);
-        assert_eq!(members[0].1.elements().count(), 2);
+        assert_eq!(elements(members[0].1).len(), 2);
         assert_eq!(members[1], (&br#"c\""#[..], Value::String(br#"x\"y"#)));
         assert!(value.member(b"d").is_some_and(Value::is_null));
         assert_eq!(value.member(b"e"), Some(Value::Scalar(b"-1.5e+3")));
@@ -239,7 +271,11 @@ mod tests {
         match value {
             Value::String(raw) => string(raw).into(),
             Value::Scalar(raw) => serde_json::from_slice(raw).expect("a scalar"),
-            Value::Array(_) => value.elements().map(rebuild).collect::<Vec<_>>().into(),
+            Value::Array(_) => elements(value)
+                .into_iter()
+                .map(rebuild)
+                .collect::<Vec<_>>()
+                .into(),
             Value::Object(_) => {
                 let members = value
                     .members()
@@ -260,7 +296,7 @@ mod tests {
         #[test]
         fn no_text_makes_it_panic(text in "[\\[\\]{}\",:\\\\a1 ]{0,40}") {
             if let Some(value) = Value::parse(text.as_bytes()) {
-                let _ = value.members().count() + value.elements().count();
+                let _ = value.members().count() + elements(value).len();
             }
         }
     }

@@ -85,3 +85,13 @@ impl fmt::Display for RecordId {
         f.write_str(self.0.array_to_str(&mut buffer))
     }
 }
+
+impl RecordId {
+    /// A number that differs from record to record, for made-up ids.
+    pub fn seed(self) -> u64 {
+        let bytes = self.0.to_bytes();
+        u64::from_le_bytes([
+            bytes[8], bytes[9], bytes[10], bytes[11], bytes[12], bytes[13], bytes[14], bytes[15],
+        ])
+    }
+}

@@ -318,4 +318,5 @@ fn micros(count: i64) -> Duration {
 }
 
 #[cfg(test)]
+#[path = "redis_tests.rs"]
 mod tests;

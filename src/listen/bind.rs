@@ -12,7 +12,7 @@ use super::holder;
 const BACKLOG: i32 = 65_535;
 
 /// Silence after which the kernel asks whether a peer still lives.
-const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+const TCP_KEEPALIVE: Duration = Duration::from_mins(1);
 
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,10 @@
 //! Counts what happens before a request exists.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::Source;
 
 /// A count that only grows.
 #[derive(Debug, Default)]
@@ -35,4 +39,24 @@ pub struct FrontCounters {
     pub slow_heads: Counter,
     /// Requests that ended in a panic.
     pub panics: Counter,
+}
+
+impl FrontCounters {
+    /// Lets `metrics` read these counts.
+    pub(super) fn report_to(self: &Arc<Self>, metrics: &Metrics) {
+        type Pick = fn(&FrontCounters) -> &Counter;
+        let table: [(Source, Pick); 7] = [
+            (Source::ConnectionsAccepted, |counts| &counts.connections_accepted),
+            (Source::ConnectionsRefused, |counts| &counts.connections_refused),
+            (Source::AcceptErrors, |counts| &counts.accept_errors),
+            (Source::HeadsMalformed, |counts| &counts.malformed_heads),
+            (Source::HeadsTooLarge, |counts| &counts.oversized_heads),
+            (Source::HeadsTooSlow, |counts| &counts.slow_heads),
+            (Source::Panics, |counts| &counts.panics),
+        ];
+        for (source, pick) in table {
+            let counts = Arc::clone(self);
+            metrics.connect(source, move || pick(&counts).get());
+        }
+    }
 }

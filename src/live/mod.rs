@@ -1,7 +1,13 @@
 //! The running view of the configuration: one snapshot, swapped whole.
 
+mod cors;
 pub mod reload;
+mod snapshot;
 pub mod watch;
+
+pub use cors::CorsRules;
+pub use snapshot::Snapshot;
+pub use crate::config::OnProxyListener;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

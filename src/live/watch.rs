@@ -26,7 +26,7 @@ const POLL: Duration = Duration::from_secs(2);
 const MOST_LINKS: usize = 16;
 
 /// Device, inode, size, modification and change time; `None` when there is no file.
-type Fingerprint = Option<(u64, u64, u64, i64, i64, i64, i64)>;
+pub(super) type Fingerprint = Option<(u64, u64, u64, i64, i64, i64, i64)>;
 
 /// Watches the files of `reloader` until `stop` ends.
 pub async fn run<S: Send + Sync + 'static>(
@@ -110,7 +110,8 @@ async fn look(files: &Arc<Vec<PathBuf>>, folders: &mut Folders) -> Vec<(PathBuf,
     }
 }
 
-fn fingerprint(file: &Path) -> Fingerprint {
+/// What tells whether a file changed.
+pub(super) fn fingerprint(file: &Path) -> Fingerprint {
     let data = std::fs::metadata(file).ok()?;
     Some((
         data.dev(),

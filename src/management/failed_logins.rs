@@ -16,7 +16,7 @@ const FIRST_DELAY: Duration = Duration::from_millis(250);
 /// The most that one costs.
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
 /// For how long a failure is remembered.
-const WINDOW: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_mins(1);
 /// Failures of one address that matter: the sixth already costs the most.
 const REMEMBERED: usize = 5;
 /// Addresses that are remembered; beyond, the oldest are forgotten.

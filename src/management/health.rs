@@ -24,7 +24,8 @@ impl Health {
         Self { clock, readiness }
     }
 
-    /// The answer to a health path; `None` for any other. The proxy listener is told no details.
+    /// The answer to a health path; `None` for any other. The proxy listener is told no details. It has its body
+    /// even if the request was HEAD.
     pub fn answer(&self, path: &str, listener: Listener) -> Option<OwnResponse> {
         let details = listener == Listener::Sidecar;
         match path {
@@ -81,6 +82,9 @@ fn respond(status: StatusCode, body: &Value) -> OwnResponse {
         body: json_bytes(body),
     };
     response.headers.insert(header::CONTENT_TYPE, JSON);
+    response
+        .headers
+        .insert(header::CONTENT_LENGTH, HeaderValue::from(response.body.len()));
     response
         .headers
         .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

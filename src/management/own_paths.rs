@@ -231,10 +231,12 @@ impl OwnPaths {
         };
         finish(&head, &ids, response)
     }
+}
 
-    /// Refuses an admitted request whose body is not to be had.
-    pub(super) fn refuse(&self, admitted: &Admitted, error: &ApiError) -> OwnResponse {
-        finish(&admitted.head, &admitted.ids, refusal(error))
+impl Admitted {
+    /// Refuses a request whose body is not to be had.
+    pub(super) fn refuse(&self, error: &ApiError) -> OwnResponse {
+        finish(&self.head, &self.ids, refusal(error))
     }
 }
 
@@ -340,7 +342,7 @@ fn hint_for(head: &Head, settings: &ManagementSettings) -> Option<String> {
     if let Some(sidecar) = settings.sidecar
         && head.client.to_canonical().is_loopback()
     {
-        hint.push_str(&format!("; the management listener is at {sidecar}"));
+        hint.extend(["; the management listener is at ", &sidecar.to_string()]);
     }
     Some(hint)
 }

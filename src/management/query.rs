@@ -100,7 +100,7 @@ impl Query {
             if name != "page" && name != "page_size" {
                 let name = utf8_percent_encode(name, NON_ALPHANUMERIC);
                 let value = utf8_percent_encode(value, NON_ALPHANUMERIC);
-                text.push_str(&format!("&{name}={value}"));
+                text.extend(["&", &name.to_string(), "=", &value.to_string()]);
             }
         }
         text

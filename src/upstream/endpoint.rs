@@ -52,12 +52,11 @@ impl PathClass {
             | ("messages", Some("count_tokens"), None)
             | ("responses", Some("input_tokens" | "compact"), None)
             | ("audio" | "images", Some(_), _) => Self::Inference,
-            ("models", None, _) | ("models", Some(_), None) => Self::Models,
+            // a model's name may have a slash in it
+            ("models", _, _) => Self::Models,
             ("chat", Some("completions"), Some(_))
             | ("responses", Some(_), _)
             | ("messages", Some("batches"), _) => Self::Stateful,
-            // a model's name may have a slash in it
-            ("models", Some(_), Some(_)) => Self::Models,
             ("realtime", _, _) => Self::Realtime,
             _ if STATEFUL.contains(&first) => Self::Stateful,
             _ => Self::Unknown,

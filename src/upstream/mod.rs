@@ -22,3 +22,5 @@ pub use resolve::{AllowedModels, Asked, Attempt, Attempts, Route};
 pub use retry::{AttemptFailure, Next, RetryBudget, Situation};
 pub use rules::{RequestFacts, Rules};
 pub use target::{ConnectFailure, Connected, ConnectorRegistry, ProviderConnector, Reuse};
+
+pub use crate::dialect::inspect::WatchedKeys;

@@ -113,6 +113,11 @@ impl Provider {
         Cow::Owned([&self.base_url.path, rest].concat())
     }
 
+    /// Whether it is reached through TLS.
+    pub fn is_tls(&self) -> bool {
+        self.base_url.is_tls()
+    }
+
     /// Whether it can be called without a key of the project.
     pub fn has_key(&self) -> bool {
         self.dialect == Dialect::Demo || self.key.is_some() || self.headers.iter().any(is_credential)

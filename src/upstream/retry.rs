@@ -74,7 +74,7 @@ impl RetryBudget {
         next
     }
 
-    fn decide(&self, failure: &AttemptFailure, situation: Situation) -> Next {
+    fn decide(self, failure: &AttemptFailure, situation: Situation) -> Next {
         if self.left == 0 || !situation.body_can_be_repeated {
             return Next::GiveUp;
         }
@@ -110,6 +110,17 @@ pub fn may_retry_status(status: u16) -> bool {
 }
 
 impl AttemptFailure {
+    /// A word for logs and metrics.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Connect(failure) => failure.as_str(),
+            Self::ClosedBeforeHead { .. } => "closed_before_head",
+            Self::FirstByteTimeout => "first_byte_timeout",
+            Self::Protocol => "protocol",
+            Self::Status(_) => "status",
+        }
+    }
+
     /// Whether it speaks against the target, for its breaker.
     pub fn counts_against_target(&self) -> bool {
         match self {

@@ -67,15 +67,16 @@ fn bad_configuration_ends_the_start_with_every_fault_and_its_place() {
 fn start_on_existing_data_is_quick() {
     let mut edge = TestEdge::start(&Provider::start());
     edge.stop();
-    // The best of three: other tests run beside this one.
-    let best = (0..3)
+    // The best of several: other tests run beside this one, and an unoptimised build takes its time.
+    let limit = Duration::from_millis(if cfg!(debug_assertions) { 1000 } else { 300 });
+    let best = (0..5)
         .map(|_| {
             edge.start_again();
             edge.started_in
         })
         .min()
-        .expect("three starts");
-    assert!(best < Duration::from_millis(300), "{best:?}");
+        .expect("some starts");
+    assert!(best < limit, "{best:?}");
 }
 
 #[test]

@@ -385,9 +385,12 @@ fn paths_that_are_not_in_normal_form_are_refused() {
 fn missing_provider_key_is_an_upstream_auth_error_and_sends_nothing() {
     let provider = Provider::start();
     let edge = TestEdge::plan(&provider)
-        .with(json!({"providers": {"openai": {"api_key": null}}}))
+        .with(json!({
+            "default_provider": "anthropic",
+            "providers": {"openai": {"api_key": null}},
+        }))
         .start();
-    let with_key = edge.project(json!({"api_key": "sk-own-key-of-the-project-4242"}));
+    let with_key = edge.project(json!({"providers": {"openai": "sk-own-key-of-the-project-4242"}}));
     let user = edge.token_of(&with_key, json!({}));
     user.chat("gpt-a").expect(200);
     let other = edge.project(json!({"providers": {"anthropic": "sk-ant-own-key-of-the-project"}}));

@@ -383,8 +383,8 @@ fn one_of_the_built_in_providers_can_be_removed() {
         .start();
     let user = edge.token(json!({}));
     user.as_anthropic().message("claude-a").refused_as_anthropic(
-        404,
-        "endpoint_not_found",
-        "not_found_error",
+        400,
+        "unsupported_value",
+        "invalid_request_error",
     );
 }

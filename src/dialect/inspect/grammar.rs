@@ -7,6 +7,8 @@
 //! A lone surrogate escape (`"\ud83d"`) is grammatical and accepted: clients that cut text inside
 //! an emoji send it, and providers decide what it means. The sink hears of it.
 
+use memchr::memchr2;
+
 use super::InspectError;
 
 /// Containers that may be open at once.
@@ -144,36 +146,53 @@ impl Grammar {
         }
     }
 
-    fn structure(&mut self, chunk: &[u8], at: usize, sink: &mut impl Sink) -> Result<usize, InspectError> {
-        let byte = chunk[at];
-        if matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
-            return Ok(at + 1);
-        }
-        match self.expect {
-            Expect::TopObject if byte == b'{' => self.open(true, at, sink)?,
-            Expect::TopObject if byte == 0xEF => {
-                return Err(self.malformed(at, "a JSON object without byte order mark"));
+    /// Steps over white space and structure up to the first byte of a token or the end of the chunk.
+    fn structure(&mut self, chunk: &[u8], start: usize, sink: &mut impl Sink) -> Result<usize, InspectError> {
+        let mut at = start;
+        while let Some(&byte) = chunk.get(at) {
+            if matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
+                at += 1;
+                continue;
             }
+            match self.expect {
+                Expect::CommaOrClose => self.comma_or_close(byte, at, sink)?,
+                Expect::Colon if byte == b':' => self.expect = Expect::Value,
+                Expect::Key | Expect::KeyOrClose if byte == b'"' => {
+                    self.token = Token::String(Role::Key);
+                    self.wanted = sink.string_begins(Role::Key, self.fed + at, self.depth)?;
+                }
+                Expect::KeyOrClose if byte == b'}' => self.close(at, sink)?,
+                Expect::ValueOrClose if byte == b']' => self.close(at, sink)?,
+                Expect::Value | Expect::ValueOrClose => self.value(chunk, at, sink)?,
+                Expect::TopObject if byte == b'{' => self.open(true, at, sink)?,
+                _ => return Err(self.misplaced(byte, at)),
+            }
+            at += 1;
+            if self.token != Token::None {
+                break;
+            }
+        }
+        Ok(at)
+    }
+
+    /// The error for a byte that cannot stand where no token is.
+    fn misplaced(&self, byte: u8, at: usize) -> InspectError {
+        let expected = match self.expect {
+            Expect::TopObject if byte == 0xEF => "a JSON object without byte order mark",
             Expect::TopObject => {
-                return Err(InspectError::NotAnObject {
+                return InspectError::NotAnObject {
                     offset: self.fed + at,
-                });
+                };
             }
-            Expect::ValueOrClose if byte == b']' => self.close(at, sink)?,
-            Expect::Value | Expect::ValueOrClose => return self.value(chunk, at, sink),
-            Expect::KeyOrClose if byte == b'}' => self.close(at, sink)?,
-            Expect::Key | Expect::KeyOrClose if byte == b'"' => {
-                self.token = Token::String(Role::Key);
-                self.wanted = sink.string_begins(Role::Key, self.fed + at, self.depth)?;
-            }
-            Expect::Key => return Err(self.malformed(at, "a member name in double quotes")),
-            Expect::KeyOrClose => return Err(self.malformed(at, "a member name in double quotes or `}`")),
-            Expect::Colon if byte == b':' => self.expect = Expect::Value,
-            Expect::Colon => return Err(self.malformed(at, "`:` after a member name")),
-            Expect::CommaOrClose => self.comma_or_close(byte, at, sink)?,
-            Expect::Nothing => return Err(self.malformed(at, "nothing after the object")),
-        }
-        Ok(at + 1)
+            Expect::Key => "a member name in double quotes",
+            Expect::KeyOrClose => "a member name in double quotes or `}`",
+            Expect::Colon => "`:` after a member name",
+            Expect::CommaOrClose if self.in_object() => "`,` or `}` after a member",
+            Expect::CommaOrClose => "`,` or `]` after an element",
+            Expect::Value | Expect::ValueOrClose => "a value",
+            Expect::Nothing => "nothing after the object",
+        };
+        self.malformed(at, expected)
     }
 
     fn comma_or_close(&mut self, byte: u8, at: usize, sink: &mut impl Sink) -> Result<(), InspectError> {
@@ -181,35 +200,31 @@ impl Grammar {
             (b',', true) => self.expect = Expect::Key,
             (b',', false) => self.expect = Expect::Value,
             (b'}', true) | (b']', false) => self.close(at, sink)?,
-            (_, true) => return Err(self.malformed(at, "`,` or `}` after a member")),
-            (_, false) => return Err(self.malformed(at, "`,` or `]` after an element")),
+            _ => return Err(self.misplaced(byte, at)),
         }
         Ok(())
     }
 
-    fn value(&mut self, chunk: &[u8], at: usize, sink: &mut impl Sink) -> Result<usize, InspectError> {
+    fn value(&mut self, chunk: &[u8], at: usize, sink: &mut impl Sink) -> Result<(), InspectError> {
         let token = match chunk[at] {
             b'"' => {
                 self.token = Token::String(Role::Value);
                 self.wanted = sink.string_begins(Role::Value, self.fed + at, self.depth)?;
-                return Ok(at + 1);
+                return Ok(());
             }
-            b'{' => return self.open(true, at, sink).map(|()| at + 1),
-            b'[' => return self.open(false, at, sink).map(|()| at + 1),
+            b'{' => return self.open(true, at, sink),
+            b'[' => return self.open(false, at, sink),
             b'-' => Token::Number(Number::Minus),
             b'0' => Token::Number(Number::Zero),
             b'1'..=b'9' => Token::Number(Number::Integer),
             b't' => Token::Literal(b"rue"),
             b'f' => Token::Literal(b"alse"),
             b'n' => Token::Literal(b"ull"),
-            _ => return Err(self.malformed(at, "a value")),
+            byte => return Err(self.misplaced(byte, at)),
         };
         self.token = token;
         self.wanted = sink.scalar_begins(self.fed + at, self.depth)?;
-        if self.wanted {
-            sink.scalar_content(&chunk[at..=at])?;
-        }
-        Ok(at + 1)
+        self.scalar_piece(&chunk[at..=at], sink)
     }
 
     fn open(&mut self, object: bool, at: usize, sink: &mut impl Sink) -> Result<(), InspectError> {
@@ -254,35 +269,47 @@ impl Grammar {
         start: usize,
         sink: &mut impl Sink,
     ) -> Result<usize, InspectError> {
-        let mut at = start;
-        loop {
-            if !self.utf8.is_inside() {
-                at += plain_ascii_length(&chunk[at..]);
+        let end = memchr2(b'"', b'\\', &chunk[start..]).map_or(chunk.len(), |found| start + found);
+        let run = &chunk[start..end];
+        if run.iter().fold(u8::MAX, |least, &byte| least.min(byte)) < 0x20 {
+            let control = run.iter().position(|&byte| byte < 0x20).unwrap_or(0);
+            self.validate_utf8(&run[..control], start, true)?;
+            return Err(self.malformed(start + control, "an escape instead of a raw control character"));
+        }
+        self.validate_utf8(run, start, end < chunk.len())?;
+        self.content(run, sink)?;
+        match chunk.get(end) {
+            None => return Ok(end),
+            Some(b'"') => self.end_string(role, end, sink)?,
+            Some(_) => self.token = Token::Escape(role),
+        }
+        Ok(end + 1)
+    }
+
+    /// Checks a run of a string; unless it is the end of the string or an escape follows
+    /// (`is_closed`), its last character may be continued by the next chunk.
+    fn validate_utf8(&mut self, run: &[u8], start: usize, is_closed: bool) -> Result<(), InspectError> {
+        let mut at = 0;
+        while self.utf8.is_inside() && at < run.len() {
+            if !self.utf8.step(run[at]) {
+                return Err(self.malformed(start + at, "valid UTF-8"));
             }
-            let Some(&byte) = chunk.get(at) else {
-                self.content(&chunk[start..at], sink)?;
-                return Ok(at);
-            };
-            if byte >= 0x80 || self.utf8.is_inside() {
-                if !self.utf8.step(byte) {
-                    return Err(self.malformed(at, "valid UTF-8"));
+            at += 1;
+        }
+        if let Err(error) = std::str::from_utf8(&run[at..]) {
+            at += error.valid_up_to();
+            // cut inside a character it is a valid beginning as far as it goes
+            while at < run.len() {
+                if !self.utf8.step(run[at]) {
+                    return Err(self.malformed(start + at, "valid UTF-8"));
                 }
                 at += 1;
-                continue;
             }
-            match byte {
-                b'"' => {
-                    self.content(&chunk[start..at], sink)?;
-                    self.end_string(role, at, sink)?;
-                }
-                b'\\' => {
-                    self.content(&chunk[start..at], sink)?;
-                    self.token = Token::Escape(role);
-                }
-                _ => return Err(self.malformed(at, "an escape instead of a raw control character")),
-            }
-            return Ok(at + 1);
         }
+        if is_closed && self.utf8.is_inside() {
+            return Err(self.malformed(start + run.len(), "valid UTF-8"));
+        }
+        Ok(())
     }
 
     fn content(&mut self, piece: &[u8], sink: &mut impl Sink) -> Result<(), InspectError> {
@@ -450,23 +477,6 @@ impl Grammar {
         self.expect = Expect::CommaOrClose;
         sink.scalar_ends(self.fed + end, self.depth)
     }
-}
-
-/// Bytes at the front that are neither quote, backslash, control character nor non-ASCII.
-fn plain_ascii_length(bytes: &[u8]) -> usize {
-    const BLOCK: usize = 32;
-    let special = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\' || byte >= 0x80;
-    let mut done = 0;
-    while let Some(block) = bytes[done..].first_chunk::<BLOCK>() {
-        if block.iter().fold(false, |found, &byte| found | special(byte)) {
-            break;
-        }
-        done += BLOCK;
-    }
-    bytes[done..]
-        .iter()
-        .position(|&byte| special(byte))
-        .map_or(bytes.len(), |found| done + found)
 }
 
 /// Where inside a multi-byte character the last byte left off.

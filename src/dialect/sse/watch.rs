@@ -2,7 +2,7 @@
 
 use super::event::Event;
 use super::splitter::Piece;
-use crate::dialect::scan::Value;
+use crate::dialect::scan::{Reader, Value};
 
 /// What kind of stream an endpoint answers with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -182,39 +182,35 @@ impl StreamWatch {
                 ..EventFacts::default()
             };
         }
-        let Some(object @ Value::Object(_)) = Value::parse(data) else {
-            return EventFacts {
-                error: event.name == Some(b"error"),
-                ..EventFacts::default()
-            };
-        };
+        let is_named_error = event.name == Some(b"error");
         match self.kind {
-            StreamKind::Chat | StreamKind::Completions => self.chunk(object, event.name),
-            StreamKind::Responses => self.response_event(object, event.name),
-            StreamKind::Messages => self.message_event(object, event.name),
+            StreamKind::Chat | StreamKind::Completions => self.chunk(data, event.name),
+            StreamKind::Responses => self.response_event(data, event.name),
+            StreamKind::Messages => self.message_event(data, event.name),
             StreamKind::Other => EventFacts {
-                error: event.name == Some(b"error") || is_error_object(object),
+                error: is_named_error || is_error_object(data),
                 ..EventFacts::default()
             },
         }
     }
 
-    fn chunk(&mut self, object: Value<'_>, event_name: Option<&[u8]>) -> EventFacts {
+    fn chunk(&mut self, data: &[u8], event_name: Option<&[u8]>) -> EventFacts {
         let mut facts = EventFacts {
             error: event_name == Some(b"error"),
             ..EventFacts::default()
         };
         let (mut no_choices, mut usage) = (false, false);
-        for (name, value) in object.members() {
+        let mut reader = Reader::new(data);
+        if !reader.enter_object() {
+            return facts;
+        }
+        while let Some(name) = reader.next_member() {
+            if name == b"choices" && reader.enter_array() {
+                no_choices = !self.choices(&mut reader);
+                continue;
+            }
+            let Some(value) = reader.value() else { break };
             match name {
-                b"choices" => {
-                    let mut count = 0;
-                    for choice in value.elements() {
-                        self.choice(choice);
-                        count += 1;
-                    }
-                    no_choices = count == 0;
-                }
                 b"usage" => usage = matches!(value, Value::Object(_)),
                 b"error" => facts.error |= !value.is_null(),
                 _ => {}
@@ -224,15 +220,27 @@ impl StreamWatch {
         facts
     }
 
-    fn choice(&mut self, choice: Value<'_>) {
+    /// Reads an entered array of choices; says whether it has any.
+    fn choices(&mut self, reader: &mut Reader<'_>) -> bool {
+        let mut any = false;
+        while reader.next_element() {
+            any = true;
+            if reader.enter_object() {
+                self.choice(reader);
+            } else if reader.value().is_none() {
+                break;
+            }
+        }
+        any
+    }
+
+    /// Reads an entered choice.
+    fn choice(&mut self, reader: &mut Reader<'_>) {
         let (mut index, mut finished) = (0, false);
-        for (name, value) in choice.members() {
+        while let Some(name) = reader.next_member() {
+            let Some(value) = reader.value() else { break };
             match name {
-                b"index" => {
-                    index = value
-                        .as_u64()
-                        .map_or(0, |index| usize::try_from(index).unwrap_or(usize::MAX))
-                }
+                b"index" => index = choice_index(value),
                 // some providers write an empty text instead of null
                 b"finish_reason" => finished = matches!(value, Value::String(reason) if !reason.is_empty()),
                 _ => {}
@@ -253,9 +261,12 @@ impl StreamWatch {
         }
     }
 
-    fn response_event(&mut self, object: Value<'_>, event_name: Option<&[u8]>) -> EventFacts {
+    fn response_event(&mut self, data: &[u8], event_name: Option<&[u8]>) -> EventFacts {
         let (mut kind, mut sequence_number) = (None, None);
-        for (name, value) in object.members() {
+        let mut reader = Reader::new(data);
+        reader.enter_object();
+        while let Some(name) = reader.next_member() {
+            let Some(value) = reader.value() else { break };
             match name {
                 b"type" => kind = value.as_plain_text(),
                 b"sequence_number" => sequence_number = value.as_u64(),
@@ -277,13 +288,15 @@ impl StreamWatch {
         }
     }
 
-    fn message_event(&mut self, object: Value<'_>, event_name: Option<&[u8]>) -> EventFacts {
-        let kind = object.member(b"type").and_then(Value::as_plain_text);
+    fn message_event(&mut self, data: &[u8], event_name: Option<&[u8]>) -> EventFacts {
+        let object = Value::parse(data);
+        let kind = object
+            .and_then(|object| object.member(b"type"))
+            .and_then(Value::as_plain_text);
         let kind = kind.map(str::as_bytes).or(event_name).unwrap_or_default();
         if kind == b"message_delta" {
-            let reason = object
-                .member(b"delta")
-                .and_then(|delta| delta.member(b"stop_reason"));
+            let delta = object.and_then(|object| object.member(b"delta"));
+            let reason = delta.and_then(|delta| delta.member(b"stop_reason"));
             self.stop_reason |= matches!(reason, Some(Value::String(reason)) if !reason.is_empty());
         }
         EventFacts {
@@ -299,165 +312,19 @@ fn is_complete(end_marker: bool, all_finished: bool, end: HttpEnd) -> bool {
     end_marker || all_finished && end == HttpEnd::Framed
 }
 
-fn is_error_object(object: Value<'_>) -> bool {
+fn choice_index(value: Value<'_>) -> usize {
+    value
+        .as_u64()
+        .map_or(0, |index| usize::try_from(index).unwrap_or(usize::MAX))
+}
+
+fn is_error_object(data: &[u8]) -> bool {
+    let Some(object) = Value::parse(data) else {
+        return false;
+    };
     object.member(b"error").is_some_and(|error| !error.is_null())
         || object.member(b"type").and_then(Value::as_plain_text) == Some("error")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn watch(kind: StreamKind, n: Option<u64>, events: &[&str]) -> StreamWatch {
-        let mut watch = StreamWatch::new(kind, n);
-        for event in events {
-            watch.observe(Piece::Event(format!("{event}\n\n").as_bytes()));
-        }
-        watch
-    }
-
-    const RUNNING: &str = r#"data: {"choices":[{"index":0,"delta":{"content":"\"finish_reason\":\"stop\""},"finish_reason":null}]}"#;
-    const FINISHED: &str = r#"data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
-    const SECOND: &str =
-        r#"data: {"choices":[{"delta":{"finish_reason":"stop"},"finish_reason":"","index":1}]}"#;
-    const SECOND_FINISHED: &str = r#"data: {"choices":[{"finish_reason":"length","index":1}]}"#;
-    const USAGE: &str = r#"data: {"choices":[],"usage":{"total_tokens":3}}"#;
-    const DONE: &str = "data: [DONE]";
-
-    #[test]
-    fn a_chat_stream_is_judged_by_marker_or_by_finished_choices_and_framing() {
-        use HttpEnd::{Broken, Closed, Framed};
-        for (n, events, end, complete) in [
-            (None, &[RUNNING, FINISHED, DONE][..], Framed, true),
-            (None, &[RUNNING, DONE], Broken, true),
-            (None, &[RUNNING, FINISHED], Framed, true),
-            (None, &[RUNNING, FINISHED, USAGE], Framed, true),
-            (None, &[RUNNING, FINISHED], Closed, false),
-            (None, &[RUNNING, FINISHED], Broken, false),
-            (None, &[RUNNING], Framed, false),
-            (None, &[], Framed, false),
-            (None, &[USAGE], Framed, false),
-            (None, &[FINISHED, SECOND], Framed, false),
-            (None, &[FINISHED, SECOND, SECOND_FINISHED], Framed, true),
-            (Some(2), &[FINISHED], Framed, false),
-            (Some(2), &[SECOND, SECOND_FINISHED, FINISHED], Framed, true),
-            (Some(u64::MAX), &[FINISHED], Framed, false),
-        ] {
-            for kind in [StreamKind::Chat, StreamKind::Completions] {
-                let verdict = watch(kind, n, events).verdict(end);
-                let expected = if complete {
-                    StreamVerdict::Complete
-                } else {
-                    StreamVerdict::Broken
-                };
-                assert_eq!(verdict, expected, "{n:?} {events:?} {end:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn choices_with_absurd_indexes_only_end_with_the_marker() {
-        let absurd = r#"data: {"choices":[{"index":99999999,"finish_reason":"stop"}]}"#;
-        let seen = watch(StreamKind::Chat, None, &[absurd, FINISHED]);
-        assert_eq!(seen.verdict(HttpEnd::Framed), StreamVerdict::Broken);
-        assert!(seen.choices.len() <= MAX_CHOICES);
-    }
-
-    #[test]
-    fn a_responses_stream_ends_with_its_marker_alone() {
-        for kind in ["response.completed", "response.incomplete", "response.failed"] {
-            let delta = r#"event: x
-data: {"type":"response.output_text.delta","sequence_number":4,"delta":"response.completed"}"#;
-            let end = format!(r#"data: {{"sequence_number":5,"response":{{"type":"x"}},"type":"{kind}"}}"#);
-            let running = watch(StreamKind::Responses, None, &[delta]);
-            assert_eq!(running.verdict(HttpEnd::Framed), StreamVerdict::Broken);
-            assert_eq!(running.last_sequence_number(), Some(4));
-            let ended = watch(StreamKind::Responses, None, &[delta, &end]);
-            assert_eq!(ended.verdict(HttpEnd::Closed), StreamVerdict::Complete);
-            assert_eq!(ended.last_sequence_number(), Some(5));
-        }
-        let done = watch(StreamKind::Responses, None, &[DONE]);
-        assert_eq!(done.verdict(HttpEnd::Framed), StreamVerdict::Broken);
-    }
-
-    #[test]
-    fn a_messages_stream_ends_with_message_stop_or_a_stop_reason_and_framing() {
-        let start =
-            "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"stop_reason\":null}}";
-        let delta = r#"data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{}}"#;
-        let stop = "event: message_stop\ndata: {\"type\":\"message_stop\"}";
-        let named = "event: message_stop\ndata: {}";
-        for (events, end, expected) in [
-            (&[start][..], HttpEnd::Framed, StreamVerdict::Broken),
-            (&[start, delta], HttpEnd::Framed, StreamVerdict::Complete),
-            (&[start, delta], HttpEnd::Closed, StreamVerdict::Broken),
-            (&[start, delta, stop], HttpEnd::Closed, StreamVerdict::Complete),
-            (&[start, named], HttpEnd::Broken, StreamVerdict::Complete),
-            (&[start, DONE], HttpEnd::Framed, StreamVerdict::Broken),
-        ] {
-            assert_eq!(
-                watch(StreamKind::Messages, None, events).verdict(end),
-                expected,
-                "{events:?} {end:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_provider_error_is_not_told_twice() {
-        for (kind, error) in [
-            (StreamKind::Chat, r#"data: {"error":{"message":"x"}}"#),
-            (StreamKind::Completions, "event: error\ndata: boom"),
-            (
-                StreamKind::Responses,
-                r#"data: {"type":"error","sequence_number":1}"#,
-            ),
-            (
-                StreamKind::Messages,
-                "event: error\ndata: {\"type\":\"error\",\"error\":{}}",
-            ),
-            (StreamKind::Other, r#"data: {"type":"error"}"#),
-        ] {
-            let seen = watch(kind, None, &[error]);
-            assert_eq!(
-                seen.verdict(HttpEnd::Framed),
-                StreamVerdict::EndedByProviderError,
-                "{kind:?}"
-            );
-            assert_eq!(
-                seen.verdict(HttpEnd::Broken),
-                StreamVerdict::EndedByProviderError,
-                "{kind:?}"
-            );
-        }
-        let null = watch(StreamKind::Chat, None, &[r#"data: {"error":null,"choices":[]}"#]);
-        assert!(!null.has_error());
-        let other = watch(StreamKind::Other, None, &["data: {}"]);
-        assert_eq!(other.verdict(HttpEnd::Framed), StreamVerdict::Complete);
-        assert_eq!(other.verdict(HttpEnd::Closed), StreamVerdict::Broken);
-    }
-
-    #[test]
-    fn events_are_told_apart() {
-        let mut watch = StreamWatch::new(StreamKind::Chat, None);
-        let mut facts = |event: &str| watch.observe(Piece::Event(event.as_bytes()));
-        assert!(facts(USAGE).usage_only);
-        assert!(!facts(r#"data: {"choices":[],"prompt_filter_results":[],"usage":null}"#).usage_only);
-        assert!(!facts(r#"data: {"choices":[{"index":0}],"usage":{}}"#).usage_only);
-        assert!(!facts(r#"data: {"usage":{}}"#).usage_only);
-        assert!(facts("data: [DONE]\r\n\r\n").end_marker);
-        assert_eq!(facts(": comment\n\n"), EventFacts::default());
-        assert_eq!(facts("data: 7\n\n"), EventFacts::default());
-    }
-
-    #[test]
-    fn a_long_event_counts_only_when_its_end_has_come() {
-        let mut watch = StreamWatch::new(StreamKind::Responses, None);
-        let head = br#"data: {"type":"response.completed","sequence_number":9,"response":{"output":"abc"#;
-        assert!(!watch.observe(Piece::LongHead(head)).end_marker);
-        watch.observe(Piece::LongMiddle(b"def"));
-        assert_eq!(watch.verdict(HttpEnd::Broken), StreamVerdict::Broken);
-        assert!(watch.observe(Piece::LongEnd(b"\"}}\n\n")).end_marker);
-        assert_eq!(watch.verdict(HttpEnd::Closed), StreamVerdict::Complete);
-    }
-}
+mod tests;

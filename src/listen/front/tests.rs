@@ -1,223 +1,11 @@
+use super::test_server::*;
 use super::*;
 
-use std::net::SocketAddr;
+use std::fmt::Write;
 use std::sync::atomic::Ordering;
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use pingora_core::Result;
-use pingora_core::server::configuration::ServerConf;
-use pingora_core::upstreams::peer::HttpPeer;
-use pingora_http::ResponseHeader;
-use pingora_proxy::{HttpProxy, ProxyHttp, Session, http_proxy};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
-
-use crate::domain::spawn::spawn;
-use crate::listen::{bind, serve};
-
-/// Long enough for any step on a busy machine; no test waits for it.
-const GENEROUS: Duration = Duration::from_secs(20);
-
-/// A proxy that answers everything itself.
-struct Echo {
-    events: mpsc::UnboundedSender<String>,
-}
-
-impl Echo {
-    fn tell(&self, event: impl Into<String>) {
-        let _ = self.events.send(event.into());
-    }
-
-    async fn answer(session: &mut Session, status: u16, body: String) -> Result<()> {
-        let mut head = ResponseHeader::build(status, Some(2))?;
-        head.insert_header("content-length", body.len())?;
-        session.write_response_header(Box::new(head), false).await?;
-        session.write_response_body(Some(Bytes::from(body)), true).await
-    }
-}
-
-#[async_trait]
-impl ProxyHttp for Echo {
-    type CTX = ();
-
-    fn new_ctx(&self) {}
-
-    async fn request_filter(&self, session: &mut Session, _context: &mut ()) -> Result<bool> {
-        let target = String::from_utf8_lossy(session.req_header().raw_path()).into_owned();
-        if target == "/refuse" {
-            Self::answer(session, 413, "too large".to_owned()).await?;
-            return Ok(true);
-        }
-        let (mut length, mut sum) = (0_usize, 0_u64);
-        while let Some(bytes) = session.downstream_session.read_request_body().await? {
-            length += bytes.len();
-            sum += bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>();
-        }
-        match target.as_str() {
-            "/panic" => panic!("asked to"),
-            "/wait" => {
-                self.tell("waiting");
-                let gone = session.downstream_session.read_body_or_idle(true).await;
-                self.tell(format!("gone {}", gone.is_err()));
-                return Err(pingora_core::Error::new_down(
-                    pingora_core::ErrorType::ConnectionClosed,
-                ));
-            }
-            // watches its client while it works, as the forwarding loop does
-            "/slow" => tokio::select! {
-                _ = session.downstream_session.read_body_or_idle(true) => self.tell("disturbed"),
-                () = tokio::time::sleep(Duration::from_millis(30)) => {}
-            },
-            "/stream" => {
-                let mut head = ResponseHeader::build(200, Some(1))?;
-                head.insert_header("transfer-encoding", "chunked")?;
-                session.write_response_header(Box::new(head), false).await?;
-                for _ in 0..3 {
-                    session
-                        .write_response_body(Some(Bytes::from(vec![b'x'; 3000])), false)
-                        .await?;
-                }
-                session.write_response_body(None, true).await?;
-                return Ok(true);
-            }
-            _ => {}
-        }
-        let peer = session.client_addr().map(ToString::to_string).unwrap_or_default();
-        assert!(peer.starts_with("127.0.0.1:"), "{peer}");
-        let method = session.req_header().method.clone();
-        Self::answer(session, 200, format!("{method} {target} {length} {sum}")).await?;
-        Ok(true)
-    }
-
-    async fn upstream_peer(&self, _session: &mut Session, _context: &mut ()) -> Result<Box<HttpPeer>> {
-        panic!("everything is answered here")
-    }
-}
-
-struct Server {
-    address: SocketAddr,
-    front: Arc<Front<HttpProxy<Echo>>>,
-    events: mpsc::UnboundedReceiver<String>,
-    accepting: tokio::task::JoinHandle<std::io::Result<()>>,
-}
-
-fn start(settings: FrontSettings) -> Server {
-    let (sender, events) = mpsc::unbounded_channel();
-    let proxy = http_proxy(&Arc::new(ServerConf::default()), Echo { events: sender });
-    let settings = Arc::new(ArcSwap::from_pointee(settings));
-    let front = Front::new(Arc::new(proxy), settings, Drain::new());
-    let listener = bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let accepting = spawn("accept", serve(listener, Arc::clone(&front)));
-    Server {
-        address,
-        front,
-        events,
-        accepting,
-    }
-}
-
-fn settings() -> FrontSettings {
-    FrontSettings {
-        max_connections: 100,
-        ..FrontSettings::default()
-    }
-}
-
-impl Server {
-    async fn connect(&self) -> Client {
-        Client {
-            socket: TcpStream::connect(self.address).await.unwrap(),
-            received: Vec::new(),
-        }
-    }
-
-    async fn event(&mut self) -> String {
-        tokio::time::timeout(GENEROUS, self.events.recv())
-            .await
-            .unwrap()
-            .unwrap()
-    }
-}
-
-struct Client {
-    socket: TcpStream,
-    received: Vec<u8>,
-}
-
-/// A response with its head in lower case.
-#[derive(Debug)]
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-impl Client {
-    async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.socket.write_all(bytes.as_ref()).await.unwrap();
-    }
-
-    async fn get(&mut self, target: &str) -> Answer {
-        self.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"))
-            .await;
-        self.answer().await
-    }
-
-    async fn answer(&mut self) -> Answer {
-        tokio::time::timeout(GENEROUS, self.read_answer()).await.unwrap()
-    }
-
-    async fn read_answer(&mut self) -> Answer {
-        let end = loop {
-            match memchr::memmem::find(&self.received, b"\r\n\r\n") {
-                Some(end) => break end + 4,
-                None => assert!(self.more().await, "no answer: {}", self.received.escape_ascii()),
-            }
-        };
-        let head = String::from_utf8(self.received.drain(..end).collect()).unwrap();
-        let status = head[9..12].parse().unwrap();
-        let head = head.to_ascii_lowercase();
-        let length = head
-            .split("content-length: ")
-            .nth(1)
-            .unwrap()
-            .lines()
-            .next()
-            .unwrap();
-        let length: usize = length.parse().unwrap();
-        while self.received.len() < length {
-            assert!(self.more().await, "answer cut");
-        }
-        let body = String::from_utf8(self.received.drain(..length).collect()).unwrap();
-        Answer { status, head, body }
-    }
-
-    async fn more(&mut self) -> bool {
-        self.socket.read_buf(&mut self.received).await.unwrap() > 0
-    }
-
-    /// Waits for the end of the connection; answers what came before it.
-    async fn rest(mut self) -> Vec<u8> {
-        let reading = async { while self.more().await {} };
-        tokio::time::timeout(GENEROUS, reading).await.unwrap();
-        self.received
-    }
-}
-
-#[track_caller]
-fn assert_refused(answer: &Answer, status: u16, code: &str) {
-    assert_eq!(answer.status, status, "{answer:?}");
-    let value: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
-    assert_eq!(value["error"]["code"], code);
-    assert!(answer.head.contains("connection: close"), "{answer:?}");
-    assert!(
-        answer.head.contains(&format!("x-llm-proxy-error-code: {code}")),
-        "{answer:?}"
-    );
-}
 
 #[tokio::test]
 async fn requests_follow_each_other_on_one_connection() {
@@ -325,11 +113,8 @@ async fn bodies_and_the_requests_behind_them_stay_in_step() {
     let mut chunked = "POST /body HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
     for (index, piece) in body.as_bytes().chunks(70_001).enumerate() {
         let extension = if index % 2 == 0 { "" } else { ";name=value" };
-        chunked.push_str(&format!(
-            "{:x}{extension}\r\n{}\r\n",
-            piece.len(),
-            str::from_utf8(piece).unwrap()
-        ));
+        let text = str::from_utf8(piece).unwrap();
+        write!(chunked, "{:x}{extension}\r\n{text}\r\n", piece.len()).unwrap();
     }
     chunked.push_str("0\r\nTrailer: x\r\n\r\n");
     for _ in 0..2 {
@@ -386,6 +171,20 @@ async fn a_large_streamed_answer_is_whole() {
 }
 
 #[tokio::test]
+async fn head_and_body_leave_in_one_write() {
+    let server = start(settings());
+    let mut client = server.connect().await;
+    client.send("GET /one HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    client.received.reserve(4096);
+    assert!(client.more().await);
+    assert!(
+        client.received.ends_with(b"\r\n\r\nGET /one 0 0"),
+        "{}",
+        client.received.escape_ascii()
+    );
+}
+
+#[tokio::test]
 async fn absolute_form_reaches_the_proxy_as_a_path() {
     let server = start(settings());
     let mut client = server.connect().await;
@@ -420,7 +219,14 @@ async fn refused_heads_get_json_and_an_id() {
         assert!(answer.head.contains("x-request-id: "), "{answer:?}");
         assert!(client.rest().await.is_empty());
     }
-    assert_eq!(server.front.counters().malformed_heads.get(), 3);
+    let metrics = crate::telemetry::Metrics::new(crate::domain::SystemClock::shared()).unwrap();
+    server.front.report_to(&metrics);
+    let text = metrics.prometheus();
+    assert!(
+        text.contains("llm_proxy_heads_refused_total{code=\"malformed_request\"} 3"),
+        "{text}"
+    );
+    assert!(text.contains("llm_proxy_connections_accepted_total 4"), "{text}");
     assert_eq!(server.front.counters().oversized_heads.get(), 1);
 }
 

@@ -7,11 +7,15 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::Live;
+use super::watch::fingerprint;
 use crate::config::{ConfigErrors, Fault, Loaded, Settings, diff};
 use crate::domain::{Clock, Timestamp};
 
 /// Longest reload; a file system that hangs is a failed reload.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a file that changes while it is read is read again, and the pause before.
+const READINGS: usize = 10;
+const REST: Duration = Duration::from_millis(50);
 /// The file in `server.state_dir` that holds the last outcome.
 const RESULT_FILE: &str = "reload-result.json";
 
@@ -178,7 +182,7 @@ impl<S: Send + Sync + 'static> Reloader<S> {
     }
 
     fn read_and_build(&self, trigger: Trigger) -> Result<Fresh<S>, Refused> {
-        let read = (self.loader)().map_err(|errors| Refused {
+        let read = self.read_at_rest().map_err(|errors| Refused {
             text: errors.to_string(),
             watched_files: Some(errors.watched_files),
             faults: errors.faults,
@@ -212,6 +216,22 @@ impl<S: Send + Sync + 'static> Reloader<S> {
             snapshot,
             diff,
         })
+    }
+
+    /// Reads again while a file changes under the reading: an editor that writes in place leaves an empty or half
+    /// a file for a moment, which may be a valid one. A file that stays empty for all the readings is meant so.
+    fn read_at_rest(&self) -> Result<Loaded, ConfigErrors> {
+        let prints = || -> Vec<_> { self.watched.load().iter().map(|file| fingerprint(file)).collect() };
+        for _ in 0..READINGS {
+            let before = prints();
+            let read = (self.loader)();
+            let is_empty = before.iter().flatten().any(|(_, _, size, ..)| *size == 0);
+            if !is_empty && before == prints() {
+                return read;
+            }
+            std::thread::sleep(REST);
+        }
+        (self.loader)()
     }
 
     async fn accept(&self, trigger: Trigger, fresh: Fresh<S>, before: &Loaded) -> Arc<Outcome> {

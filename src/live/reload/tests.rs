@@ -13,6 +13,8 @@ struct Bench {
     folder: tempfile::TempDir,
     reloader: Arc<Reloader<u32>>,
     outcomes: Arc<Mutex<Vec<Outcome>>>,
+    /// What somebody writes to the file right after the next reading.
+    written_after_reading: Arc<Mutex<Option<String>>>,
 }
 
 fn loader(folder: &Path) -> Loader {
@@ -48,21 +50,28 @@ impl Bench {
         let first = loader(folder.path())().unwrap();
         let builder: Builder<u32> = Box::new(|settings, before| match settings.router.retries {
             13 => Err("13 brings bad luck".to_owned()),
-            retries => Ok(retries + before.map_or(0, |before| **before * 100)),
+            retries => Ok(retries + before.map_or(0, |before| (**before % 100) * 100)),
         });
         let observer: Observer = Box::new(move |outcome| heard.lock().push(outcome.clone()));
-        let reloader = Reloader::start(
-            first,
+        let written_after_reading = Arc::new(Mutex::new(None::<String>));
+        let (read, text, path) = (
             loader(folder.path()),
-            builder,
-            observer,
-            SystemClock::shared(),
-        )
-        .unwrap();
+            Arc::clone(&written_after_reading),
+            folder.path().join("edge.yaml"),
+        );
+        let reading: Loader = Box::new(move || {
+            let loaded = read();
+            if let Some(text) = text.lock().take() {
+                std::fs::write(&path, text).unwrap();
+            }
+            loaded
+        });
+        let reloader = Reloader::start(first, reading, builder, observer, SystemClock::shared()).unwrap();
         Self {
             folder,
             reloader: Arc::new(reloader),
             outcomes,
+            written_after_reading,
         }
     }
 
@@ -249,4 +258,27 @@ async fn a_touched_file_is_no_event() {
     assert_eq!((outcome.sequence, bench.outcomes.lock().len()), (1, 0));
     let outcome = bench.reloader.reload(Trigger::Signal).await;
     assert_eq!((outcome.sequence, outcome.generation), (2, 2));
+}
+
+#[tokio::test]
+async fn a_file_that_is_written_while_it_is_read_is_read_again() {
+    let bench = Bench::plain("router: {retries: 1}\n");
+    for (half, whole, retries) in [
+        ("", "router: {retries: 3}\n", 3),
+        ("router: {}\n", "router: {retries: 5}\n", 5),
+    ] {
+        bench.write(half);
+        *bench.written_after_reading.lock() = Some(whole.to_owned());
+        let outcome = bench.reloader.reload(Trigger::Api).await;
+        assert!(outcome.ok, "{outcome:?}");
+        assert_eq!(bench.reloader.running().settings.router.retries, retries);
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_stays_empty_is_meant_so() {
+    let bench = Bench::plain("router: {retries: 1}\n");
+    bench.write("");
+    assert!(bench.reloader.reload(Trigger::Api).await.ok);
+    assert_eq!(bench.reloader.running().settings.router.retries, 2, "the default");
 }

@@ -11,8 +11,8 @@ use crate::domain::Clock;
 use crate::store::AuditStore;
 
 /// After the start, so that a start is not slowed.
-const FIRST_AFTER: Duration = Duration::from_secs(60);
-const EVERY: Duration = Duration::from_secs(3600);
+const FIRST_AFTER: Duration = Duration::from_mins(1);
+const EVERY: Duration = Duration::from_hours(1);
 /// Between two bounded deletions, so that others get their turn.
 const PAUSE: Duration = Duration::from_millis(100);
 

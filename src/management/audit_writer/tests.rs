@@ -54,7 +54,7 @@ fn settings(file: &Path) -> AuditSettings {
         enabled: true,
         file: Some(file.to_owned()),
         store_in_database: true,
-        retention: Some(Duration::from_secs(3600)),
+        retention: Some(Duration::from_hours(1)),
         max_size_bytes: 1 << 20,
         max_backups: 2,
     }
@@ -190,13 +190,13 @@ async fn old_events_are_deleted_from_the_store() {
     let trail = Trail::new(|_| {});
     trail.offer("old", AuditOutcome::Success);
     trail.writer.flush().await;
-    trail.clock.advance(Duration::from_secs(7200));
+    trail.clock.advance(Duration::from_hours(2));
     trail.offer("new", AuditOutcome::Success);
     trail.writer.flush().await;
     retention::prune(
         trail.store.as_ref(),
         trail.clock.as_ref(),
-        Duration::from_secs(3600),
+        Duration::from_hours(1),
     )
     .await;
     let left: Vec<String> = trail

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::super::answer::Answer;
 use super::super::error::ApiError;
-use super::super::json_fields::{JsonFields, boolean};
+use super::super::json_fields::{JsonFields, boolean, object};
 use super::super::restrictions::{check_metadata, globs, limits, metadata, name};
 use super::super::services::{Services, Shared};
 use super::provider_keys;
@@ -67,6 +67,7 @@ fn read_revoke_tokens(fields: &JsonFields) -> Result<bool, ApiError> {
 
 fn read(fields: &JsonFields, services: &Services, current: Project) -> Result<ProjectPatch, ApiError> {
     fields.refuse_unsupported("budget")?;
+    fields.not_null("providers", |name, value| object(name, value).map(|_| ()))?;
     let patch = ProjectPatch {
         name: fields.not_null("name", name)?,
         is_active: fields.not_null("is_active", boolean)?,

@@ -106,6 +106,12 @@ async fn creation_is_refused_with_the_known_texts() {
         assert_eq!((seen.status, seen.error()), (status, text), "{body}");
         assert_eq!(bench.last_event().reason.as_deref(), Some(text));
     }
+    assert_eq!(bench.world.projects.lock().len(), 1);
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_json_object_is_refused() {
+    let bench = Bench::new();
     for body in ["", "{", "{} x"] {
         let seen = bench
             .send(request("POST", "/manage/projects", Some(ADMIN), body))
@@ -116,7 +122,6 @@ async fn creation_is_refused_with_the_known_texts() {
             "{body}"
         );
     }
-    assert_eq!(bench.world.projects.lock().len(), 1);
 }
 
 #[tokio::test]

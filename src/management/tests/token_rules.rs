@@ -42,6 +42,7 @@ async fn a_token_is_shown_once_and_kept_as_a_hash() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one table of bodies and texts")]
 async fn creation_is_refused_with_the_known_texts() {
     let bench = Bench::new();
     let project = bench.project("p").await;
@@ -136,6 +137,13 @@ async fn creation_is_refused_with_the_known_texts() {
         let seen = bench.admin("POST", "/manage/tokens", body.clone()).await;
         assert_eq!((seen.status, seen.error()), (status, text), "{body}");
     }
+    assert!(bench.world.tokens.lock().is_empty());
+}
+
+#[tokio::test]
+async fn inactive_projects_get_no_tokens() {
+    let bench = Bench::new();
+    let project = bench.project("p").await;
     bench
         .admin(
             "PATCH",

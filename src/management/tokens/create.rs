@@ -31,7 +31,7 @@ const FIELDS: &[&str] = &[
     "metadata",
 ];
 const SHORTEST_LIFE: Duration = Duration::from_secs(1);
-const LONGEST_LIFE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const LONGEST_LIFE: Duration = Duration::from_hours(365 * 24);
 
 #[derive(Serialize)]
 struct Created<'a> {

@@ -39,7 +39,7 @@ pub async fn list(State(services): State<Shared>, uri: Uri) -> Result<Answer, Ap
         &query,
         read,
         |token| token.id,
-        |token| serde_json::to_value(TokenView::of(token)).unwrap_or_default(),
+        |token| serde_json::value::to_raw_value(&TokenView::of(token)).unwrap_or_default(),
     )
     .await
 }

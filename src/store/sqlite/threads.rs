@@ -289,8 +289,10 @@ impl Writer {
             }
             self.batch(jobs);
             if let Some(done) = stop {
-                // One file is left behind where nobody reads; it need not succeed.
-                let _ = self.execute("PRAGMA wal_checkpoint(TRUNCATE)");
+                // a stopped program leaves one whole file; readers that still read only leave the log behind
+                if let Err(error) = self.execute("PRAGMA wal_checkpoint(TRUNCATE)") {
+                    log::debug!("the write-ahead log could not be folded into the database: {error}");
+                }
                 drop(self);
                 let _ = done.send(());
                 return;

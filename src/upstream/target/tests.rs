@@ -64,7 +64,7 @@ async fn exchange(connector: &ProviderConnector, mut connected: Connected) -> St
     while let Some(chunk) = connected.session.read_response_body().await.unwrap() {
         body.extend_from_slice(&chunk);
     }
-    connector.release(connected, Duration::from_secs(60)).await;
+    connector.release(connected, Duration::from_mins(1)).await;
     String::from_utf8(body).unwrap()
 }
 

@@ -47,6 +47,8 @@ pub struct Plan {
     config: Value,
     raw: Option<String>,
     environment: Vec<(String, String)>,
+    /// Kept so that it answers as long as the edge may ask.
+    _provider: Option<Provider>,
 }
 
 /// A running program with its folder.
@@ -67,7 +69,7 @@ pub struct TestEdge {
 impl TestEdge {
     /// A plan: SQLite, both provider names at the fake.
     pub fn plan(provider: &Provider) -> Plan {
-        Plan::new(json!({
+        let mut plan = Plan::new(json!({
             "server": {"listen": "127.0.0.1:0"},
             "management": {"listen": "127.0.0.1:0", "token": MANAGEMENT_TOKEN},
             "providers": {
@@ -75,7 +77,9 @@ impl TestEdge {
                 "anthropic": {"base_url": provider.url(), "api_key": ANTHROPIC_KEY},
             },
             "logging": {"level": "debug"},
-        }))
+        }));
+        plan._provider = Some(provider.clone());
+        plan
     }
 
     /// The usual edge on SQLite.
@@ -367,6 +371,7 @@ impl Plan {
             config,
             raw: None,
             environment: Vec::new(),
+            _provider: None,
         }
     }
 

@@ -106,12 +106,15 @@ impl Shared {
     }
 }
 
-/// The fake. Stops when dropped.
+/// The fake. Stops when its last holder drops it; an edge holds the one it was planned with.
+#[derive(Clone)]
 pub struct Provider {
     address: SocketAddr,
     shared: Arc<Shared>,
-    runtime: Option<tokio::runtime::Runtime>,
+    _running: Arc<Running>,
 }
+
+struct Running(Option<tokio::runtime::Runtime>);
 
 impl Provider {
     /// Starts on a free port of the loopback interface.
@@ -141,7 +144,7 @@ impl Provider {
         Self {
             address,
             shared,
-            runtime: Some(runtime),
+            _running: Arc::new(Running(Some(runtime))),
         }
     }
 
@@ -269,9 +272,9 @@ impl Provider {
     }
 }
 
-impl Drop for Provider {
+impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
+        if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
         }
     }

@@ -19,12 +19,13 @@ pub struct Postgres {
 }
 
 const RUN: &str = r#"
-pid=""
+[ -e "$2/data/PG_VERSION" ] || "$1/initdb" -U postgres -A trust -E UTF8 --locale=C --no-sync -D "$2/data" >>"$2/log" 2>&1 </dev/null
 "$1/postgres" -D "$2/data" -p "$3" -k "$2" -h 127.0.0.1 -c fsync=off -c full_page_writes=off -c synchronous_commit=off \
     -c max_connections=200 -c shared_buffers=32MB >>"$2/log" 2>&1 </dev/null &
 pid=$!
 read -r _
-kill -INT "$pid" 2>/dev/null
+# A server that has just started still ignores the signal: it is sent until it is heeded.
+while kill -INT "$pid" 2>/dev/null; do sleep 0.1; done
 wait "$pid"
 "#;
 
@@ -37,46 +38,30 @@ impl Postgres {
 
     /// A server of one's own.
     pub fn start() -> Self {
-        let directory = std::env::temp_dir().join(format!(
-            "llm-proxy-postgres-{}-{}",
-            std::process::id(),
-            free_port()
-        ));
+        // WHY: another process may take a free port before the server does; a new one is tried then.
+        (0..5).find_map(|_| Self::try_start()).expect("PostgreSQL starts")
+    }
+
+    fn try_start() -> Option<Self> {
+        let port = free_port();
+        let name = format!("llm-proxy-postgres-{}-{port}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&directory).expect("a directory for PostgreSQL");
         if is_root() {
             run(Command::new("chown").arg("postgres").arg(&directory));
         }
-        let data = directory.join("data");
-        let mut initdb = as_postgres(&programs().join("initdb"));
-        initdb
-            .args([
-                "-U",
-                "postgres",
-                "-A",
-                "trust",
-                "-E",
-                "UTF8",
-                "--locale=C",
-                "--no-sync",
-                "-D",
-            ])
-            .arg(&data);
-        run(&mut initdb);
-        // WHY: another process may take a free port before the server does; a new one is tried then.
-        for _ in 0..5 {
-            let mut server = Self {
-                directory: directory.clone(),
-                port: free_port(),
-                guard: None,
-                databases: AtomicU32::new(0),
-            };
-            if server.try_launch() {
-                return server;
-            }
-            server.directory = PathBuf::new();
+        let mut server = Self {
+            directory,
+            port,
+            guard: None,
+            databases: AtomicU32::new(0),
+        };
+        if server.try_launch() {
+            return Some(server);
         }
-        let log = std::fs::read_to_string(directory.join("log")).unwrap_or_default();
-        panic!("PostgreSQL does not start: {log}");
+        let log = std::fs::read_to_string(server.directory.join("log")).unwrap_or_default();
+        eprintln!("PostgreSQL does not start: {log}");
+        None
     }
 
     fn try_launch(&mut self) -> bool {
@@ -85,7 +70,7 @@ impl Postgres {
         let port = self.port.to_string();
         let remove = format!("{RUN}\n[ -e \"$2/keep\" ] || rm -rf \"$2\"\n");
         let script = if is_root() {
-            // The inner shell runs as postgres, the outer one (root) only removes the directory.
+            // PostgreSQL refuses to run as root. The inner shell runs as postgres, the outer one (root) only removes the directory.
             format!(
                 "runuser -u postgres -- sh -c '{}' sh \"$1\" \"$2\" \"$3\"\n[ -e \"$2/keep\" ] || rm -rf \"$2\"\n",
                 RUN.replace('\'', "'\\''")
@@ -209,16 +194,6 @@ fn programs() -> &'static Path {
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
-}
-
-/// PostgreSQL refuses to run as root.
-fn as_postgres(program: &Path) -> Command {
-    if !is_root() {
-        return Command::new(program);
-    }
-    let mut command = Command::new("runuser");
-    command.args(["-u", "postgres", "--"]).arg(program);
-    command
 }
 
 #[track_caller]

@@ -12,6 +12,8 @@ use pingora_core::server::ShutdownWatch;
 use tokio::sync::watch;
 
 use crate::domain::{Denial, DenialCode};
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::Source;
 
 use super::connections::Place;
 use super::counters::FrontCounters;
@@ -67,6 +69,13 @@ where
     /// What was counted before requests existed.
     pub fn counters(&self) -> &Arc<FrontCounters> {
         &self.counters
+    }
+
+    /// Lets `metrics` read what is counted here.
+    pub fn report_to(&self, metrics: &Metrics) {
+        self.counters.report_to(metrics);
+        let connections = Arc::clone(self.drain.connections());
+        metrics.connect(Source::ConnectionsOpen, move || connections.open() as u64);
     }
 
     /// The shutdown that this front obeys.
@@ -276,5 +285,7 @@ fn into_next(found: Result<Option<(Head, HeadLength)>, Denial>) -> Next {
     }
 }
 
+#[cfg(test)]
+mod test_server;
 #[cfg(test)]
 mod tests;

@@ -114,7 +114,7 @@ impl Breaker {
     pub fn snapshot(&self, now: Duration) -> BreakerSnapshot {
         let (word, failures, cooling_for) = match *self.state.lock() {
             State::Closed { failures } => ("closed", failures, None),
-            State::Open { until, .. } if until > now => ("open", 0, Some(until - now)),
+            State::Open { until, .. } if until > now => ("open", 0, until.checked_sub(now)),
             State::Open { .. } | State::HalfOpen { .. } => ("half_open", 0, None),
         };
         BreakerSnapshot {

@@ -106,6 +106,12 @@ pub struct UnusableCaFile {
     why: String,
 }
 
+/// Makes ring the TLS implementation of the process; call it once, before any connection.
+pub fn install_tls_provider() {
+    // a second call finds it installed already
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 /// Which connection to take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reuse {
@@ -499,7 +505,7 @@ async fn open(connector: &Connector, peer: &Arc<HttpPeer>, reuse: Reuse) -> Resu
         let (session, reused) = connector.get_http_session(&apart).await?;
         let peer = match &session {
             HttpSession::H2(_) => Arc::new(apart),
-            HttpSession::H1(_) | HttpSession::Custom(_) => pooled,
+            HttpSession::H1(_) | HttpSession::Custom(()) => pooled,
         };
         return Ok(Connected {
             session,

@@ -135,7 +135,7 @@ async fn respond(own: &Arc<OwnPaths>, request: Request<Incoming>, peer: IpAddr) 
         Admission::Answered(response) => response,
         Admission::Admitted(admitted) => match read_body(body).await {
             Ok(body) => own.run(admitted, body).await,
-            Err(error) => own.refuse(&admitted, &error),
+            Err(error) => admitted.refuse(&error),
         },
     };
     into_http(response)
@@ -162,3 +162,6 @@ fn into_http(response: OwnResponse) -> Response<Full<Bytes>> {
     *http.headers_mut() = response.headers;
     http
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,56 @@
+//! Metrics that other parts count by themselves.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::build::Common;
+use crate::cache::StoreStats;
+use crate::domain::spawn;
+use crate::listen::{Drain, Front, FrontCounters};
+use crate::proxy::EdgeServer;
+use crate::telemetry::Logging;
+use crate::telemetry::metrics::Source;
+
+/// A number and how it is read.
+type Read<T> = (Source, fn(&T) -> u64);
+
+/// Connects each of them.
+pub(super) fn connect(common: &Common, front: &Front<EdgeServer>, drain: &Arc<Drain>, logging: &Arc<Logging>) {
+    let metrics = &common.metrics;
+    let drain = Arc::clone(drain);
+    metrics.connect(Source::ConnectionsOpen, move || drain.connections().open() as u64);
+    let of_front: [Read<FrontCounters>; 6] = [
+        (Source::ConnectionsAccepted, |counted| counted.connections_accepted.get()),
+        (Source::ConnectionsRefused, |counted| counted.connections_refused.get()),
+        (Source::AcceptErrors, |counted| counted.accept_errors.get()),
+        (Source::HeadsMalformed, |counted| counted.malformed_heads.get()),
+        (Source::HeadsTooLarge, |counted| counted.oversized_heads.get()),
+        (Source::HeadsTooSlow, |counted| counted.slow_heads.get()),
+    ];
+    for (source, read) in of_front {
+        let counted = Arc::clone(front.counters());
+        metrics.connect(source, move || read(&counted));
+    }
+    let (panics, counted) = (Arc::clone(&common.rooms.panics), Arc::clone(front.counters()));
+    metrics.connect(Source::Panics, move || counted.panics.get() + panics.load(Ordering::Relaxed));
+    let log = Arc::clone(logging);
+    metrics.connect(Source::LogLinesDropped, move || log.lines_lost());
+    let log = Arc::clone(logging);
+    metrics.connect(Source::AccessLinesDropped, move || log.access_lines_lost());
+    let audit = Arc::clone(&common.audit);
+    metrics.connect(Source::AuditEventsDropped, move || audit.counts().dropped);
+    let counters = Arc::clone(&common.counters);
+    metrics.connect(Source::UsageUpdatesPending, move || counters.pending() as u64);
+    let counters = Arc::clone(&common.counters);
+    metrics.connect(Source::UsageUpdatesLost, move || counters.lost());
+    let of_cache: [Read<StoreStats>; 3] = [
+        (Source::CacheBytes, |stats| stats.bytes),
+        (Source::CacheEntries, |stats| stats.entries),
+        (Source::CacheEvictions, |stats| stats.evicted),
+    ];
+    for (source, read) in of_cache {
+        let cache = Arc::clone(&common.cache);
+        metrics.connect(source, move || read(&cache.stats().store));
+    }
+    metrics.connect(Source::BackgroundTasks, || spawn::running() as u64);
+}

@@ -1,0 +1,56 @@
+//! `llm-proxy server`: serves until it is told to stop.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::source::Source;
+use super::{Failure, Global};
+use crate::app::{App, Plan};
+
+/// Flags of `server`; each overrides its environment variable and its key.
+#[derive(Debug, Args)]
+pub struct ServerArguments {
+    /// Address of the proxy listener (LISTEN_ADDR).
+    #[arg(long, value_name = "ADDRESS")]
+    addr: Option<String>,
+    /// The SQLite file (DATABASE_PATH).
+    #[arg(long, value_name = "FILE")]
+    db: Option<PathBuf>,
+    /// Least level logged (LOG_LEVEL).
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Log to this file (LOG_FILE).
+    #[arg(long, value_name = "FILE")]
+    log_file: Option<PathBuf>,
+    /// Log level debug.
+    #[arg(short = 'v', long)]
+    debug: bool,
+    /// Not supported: let systemd or a container engine keep the process.
+    #[arg(short, long, hide = true)]
+    daemon: bool,
+}
+
+/// Runs `server`.
+pub fn run(global: &Global, arguments: ServerArguments) -> Result<(), Failure> {
+    if arguments.daemon {
+        return Err(Failure::Usage(
+            "--daemon is not supported: let systemd (systemd/llm-proxy.service) or a container engine keep the process".to_owned(),
+        ));
+    }
+    let mut source = Source::of(global)?;
+    source.needs_management_token = true;
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    source.overlay.set("LISTEN_ADDR", arguments.addr);
+    source.overlay.set("DATABASE_PATH", arguments.db.map(text));
+    source.overlay.set("LOG_FILE", arguments.log_file.map(text));
+    source.overlay.set("LOG_LEVEL", arguments.log_level.or_else(|| arguments.debug.then(|| "debug".to_owned())));
+    let loaded = source.load_or_report(global.json)?;
+    let reread = {
+        let source = source.clone();
+        move || source.load()
+    };
+    let app = App::build(Plan { loaded, reread: Box::new(reread) })?;
+    app.run(|_, _| async {})?;
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! What one request carries through the hooks: each field a struct of one module.
+
+use std::sync::Arc;
+
+use super::arrival::Arrival;
+use super::body::RequestBody;
+use super::caching::CacheState;
+use super::outcome::Outcome;
+use super::path::RequestPath;
+use super::places::Place;
+use crate::auth::Principal;
+use crate::dialect::sse::StreamKind;
+use crate::domain::Clock;
+use crate::limit::Reservation;
+use crate::live::Snapshot;
+use crate::upstream::{PathClass, Route};
+
+/// The state of one request, from the first hook to the last, on one snapshot.
+#[derive(Debug)]
+pub struct RequestCtx {
+    /// The configuration this request lives on.
+    pub snapshot: Arc<Snapshot>,
+    /// When, from where, under which names.
+    pub arrival: Arrival,
+    /// What its path stands for.
+    pub path: Option<RequestPath>,
+    /// Who sent it.
+    pub caller: Option<Arc<Principal>>,
+    /// Its body.
+    pub body: RequestBody,
+    /// Where it may go.
+    pub destination: Option<Route>,
+    /// What the cache says.
+    pub cache: CacheState,
+    /// What was taken from limits and quota; dropping it settles.
+    pub reservation: Option<Reservation>,
+    /// How it went.
+    pub outcome: Outcome,
+    /// Its place among the concurrent requests.
+    pub place: Option<Place>,
+}
+
+impl RequestCtx {
+    /// A request of which nothing is known yet.
+    pub fn new(snapshot: Arc<Snapshot>, clock: &dyn Clock) -> Self {
+        Self {
+            snapshot,
+            arrival: Arrival::at(clock),
+            path: None,
+            caller: None,
+            body: RequestBody::default(),
+            destination: None,
+            cache: CacheState::default(),
+            reservation: None,
+            outcome: Outcome::default(),
+            place: None,
+        }
+    }
+
+    /// Whether the path is an inference path.
+    pub fn is_inference(&self) -> bool {
+        self.path.as_ref().is_some_and(|path| path.class == PathClass::Inference)
+    }
+
+    /// How a stream of this path is written.
+    pub fn stream_kind(&self) -> Option<StreamKind> {
+        self.path.as_ref().map(|path| path.facts.stream)
+    }
+
+    /// The model asked for.
+    pub fn asked_model(&self) -> Option<String> {
+        match &self.body {
+            RequestBody::Held(held) => held.model().map(str::to_owned),
+            RequestBody::Unread | RequestBody::Streamed => None,
+        }
+    }
+
+    /// The model as a bounded label: its public name if the operator configured it, else `other`.
+    pub fn model_label(&self) -> &str {
+        match (&self.outcome.public_model, &self.body) {
+            (Some(name), _) => name,
+            (None, RequestBody::Held(held)) if held.model().is_some() => "other",
+            _ => "",
+        }
+    }
+
+    /// Whether the body can be sent again.
+    pub fn body_can_be_repeated(&self) -> bool {
+        !matches!(self.body, RequestBody::Streamed)
+    }
+}

@@ -1,0 +1,101 @@
+//! The client's side of an exchange: writes to it, and notices at once when it leaves.
+
+use bytes::Bytes;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::{Error, ErrorType};
+use pingora_http::ResponseHeader;
+
+/// The client went away or stopped reading; nothing more can be told to it.
+#[derive(Debug)]
+pub(crate) struct ClientGone(pub Box<Error>);
+
+/// The client's side of one exchange.
+pub(crate) struct Client<'a> {
+    session: &'a mut ServerSession,
+    /// Whether the request body was read to its end, so that waiting for the client's end is allowed.
+    body_done: bool,
+    head_written: bool,
+    /// Bytes of the answer's body handed to the connection.
+    pub bytes_out: u64,
+}
+
+impl<'a> Client<'a> {
+    /// The client behind `session`.
+    pub(crate) fn new(session: &'a mut ServerSession) -> Self {
+        let body_done = session.is_body_done();
+        Self { session, body_done, head_written: false, bytes_out: 0 }
+    }
+
+    /// Waits until the client leaves. Cancel-safe; never ends while the client stays.
+    pub(crate) async fn gone(&mut self) -> ClientGone {
+        if !self.body_done {
+            return std::future::pending().await;
+        }
+        loop {
+            match self.session.read_body_or_idle(true).await {
+                Ok(None) => {}
+                Ok(Some(_)) => return ClientGone(Error::explain(ErrorType::ReadError, "data after the request")),
+                Err(error) => return ClientGone(error.into_down()),
+            }
+        }
+    }
+
+    /// The next piece of a request body that is not held; `None` at its end.
+    pub(crate) async fn next_body_chunk(&mut self) -> Result<Option<Bytes>, ClientGone> {
+        let chunk = self.session.read_request_body().await.map_err(|error| ClientGone(error.into_down()))?;
+        if chunk.is_none() || self.session.is_body_done() {
+            self.body_done = self.session.is_body_done();
+        }
+        Ok(chunk)
+    }
+
+    /// Whether the request body has been read to its end.
+    pub(crate) fn body_done(&self) -> bool {
+        self.body_done
+    }
+
+    /// Writes the head; only the first one counts.
+    pub(crate) async fn write_head(&mut self, head: ResponseHeader) -> Result<(), ClientGone> {
+        if self.head_written {
+            return Ok(());
+        }
+        self.head_written = true;
+        if !self.body_done {
+            // the rest of the upload is not read: the connection cannot be used again
+            self.session.set_keepalive(None);
+        }
+        self.session.write_response_header(Box::new(head)).await.map_err(|error| ClientGone(error.into_down()))
+    }
+
+    /// Writes a piece of the body, or its end.
+    pub(crate) async fn write_body(&mut self, bytes: Bytes, end: bool) -> Result<(), ClientGone> {
+        self.bytes_out += bytes.len() as u64;
+        self.session.write_response_body(bytes, end).await.map_err(|error| ClientGone(error.into_down()))
+    }
+
+    /// The head of the request.
+    pub(crate) fn request_head(&self) -> &pingora_http::RequestHeader {
+        self.session.req_header()
+    }
+
+    /// Sends what was written and closes the connection without ending the answer.
+    pub(crate) async fn flush_and_cut(&mut self) {
+        self.session.set_keepalive(None);
+        self.session.shutdown().await;
+    }
+
+    /// The connection must not be used for another request.
+    pub(crate) fn close_after(&mut self) {
+        self.session.set_keepalive(None);
+    }
+
+    /// Whether the client speaks HTTP/2.
+    pub(crate) fn is_http2(&self) -> bool {
+        self.session.is_http2()
+    }
+
+    /// The protocol version of the request.
+    pub(crate) fn version(&self) -> http::Version {
+        self.session.req_header().version
+    }
+}

@@ -1,0 +1,319 @@
+//! One answer to the client: its head held until its first bytes, then whole, or ended honestly.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use pingora_core::protocols::http::client::HttpSession;
+use pingora_core::{Error, ErrorType};
+use pingora_http::ResponseHeader;
+use tokio::time::Instant;
+
+use super::client::{Client, ClientGone};
+use super::events::EventRelay;
+use super::head::{DownRules, Framing, answer_head};
+use super::relay::{AnswerBody, AnswerBroken, RelayFailure, frame_head};
+use crate::cache;
+use crate::dialect::sse::{HttpEnd, StreamKind, StreamVerdict};
+use crate::domain::{Denial, DenialCode};
+use crate::proxy::EdgeProxy;
+use crate::cache::{AnswerFacts, CacheOutcome, storable};
+use crate::proxy::caching::Fill;
+use crate::proxy::ctx::RequestCtx;
+use crate::proxy::decorate::decorate;
+use crate::proxy::outcome::{Ending, Origin};
+
+/// How a delivery ended.
+pub(crate) enum Delivered {
+    /// The client has the whole answer.
+    Whole,
+    /// Nothing was shown yet: the refusal is the answer.
+    Refused(Denial),
+    /// Part of it was shown, or the client left: the connection ends.
+    Broken(Box<Error>),
+}
+
+/// What the delivery needs to know of its attempt.
+pub(crate) struct Delivery<'a> {
+    /// The provider's name, for messages.
+    pub provider: &'a str,
+    /// How a stream of this path is written; `None`: it has none.
+    pub kind: Option<StreamKind>,
+    /// The `n` of the request.
+    pub choices: Option<u64>,
+    /// What passes down.
+    pub rules: DownRules,
+    /// Longest silence.
+    pub idle_timeout: Duration,
+    /// `timeouts.request`: when a whole answer that is no stream must be there.
+    pub whole_by: Option<Instant>,
+}
+
+impl EdgeProxy {
+    /// Brings the answer whose head is `upstream_head` to the client.
+    pub(crate) async fn deliver(
+        &self,
+        ctx: &mut RequestCtx,
+        client: &mut Client<'_>,
+        fill: &mut Fill<'_>,
+        upstream: &mut HttpSession,
+        upstream_head: &ResponseHeader,
+        delivery: Delivery<'_>,
+    ) -> Delivered {
+        let request = client.request_head().clone();
+        let framing = Framing::of(upstream_head, request.method == http::Method::HEAD);
+        let streamed = is_event_stream(upstream_head) && framing != Framing::Empty;
+        let mut events = match delivery.kind {
+            Some(kind) if streamed && !is_encoded(upstream_head) => Some(EventRelay::new(kind, delivery.choices)),
+            _ => None,
+        };
+        let mut head = match answer_head(upstream_head, delivery.rules) {
+            Ok(head) => head,
+            Err(error) => return Delivered::Broken(error),
+        };
+        if let Some(length) = upstream_head.headers.get(header::CONTENT_LENGTH).filter(|_| framing == Framing::Empty) {
+            // a HEAD's length is told though no body comes
+            let _ = head.insert_header(header::CONTENT_LENGTH, length.clone());
+        }
+        ctx.outcome.origin = Origin::Upstream;
+        ctx.outcome.status = head.status.as_u16();
+        self.begin_fill(ctx, fill, upstream_head, framing).await;
+        let whole_by = delivery.whole_by.filter(|_| !streamed);
+        let mut body = AnswerBody::new(upstream, framing, delivery.idle_timeout, whole_by);
+        let _counted = streamed.then(|| self.metrics.stream_began());
+        ctx.outcome.streaming = streamed;
+        // held: until its first bytes are there, the answer may still turn into a clean refusal
+        let first = match next_piece(&mut body, events.as_mut(), client).await {
+            Ok(first) => first,
+            Err(RelayFailure::Client(gone)) => return gone_away(ctx, fill, gone),
+            Err(RelayFailure::Answer(broken)) => {
+                fill.abandon();
+                return Delivered::Refused(refusal(delivery.provider, &broken));
+            }
+        };
+        if let Err(error) = frame_head(&mut head, framing, events.is_some(), client)
+            .and_then(|()| decorate(ctx, &request.headers, &mut head, self.clock.now()))
+        {
+            return Delivered::Broken(error);
+        }
+        ctx.outcome.first_byte = Some(self.clock.monotonic().saturating_sub(ctx.arrival.started));
+        if let Err(gone) = client.write_head(head).await {
+            return gone_away(ctx, fill, gone);
+        }
+        let ended = pump(first, &mut body, events.as_mut(), client, fill).await;
+        ctx.outcome.bytes_out = client.bytes_out;
+        let http_end = if framing == Framing::Close { HttpEnd::Closed } else { HttpEnd::Framed };
+        match ended {
+            Ok(()) => self.end_whole(ctx, client, fill, events.as_ref(), http_end).await,
+            // its end marker came: what broke afterwards took nothing from it
+            Err(RelayFailure::Answer(_)) if is_whole(events.as_ref()) => {
+                self.end_whole(ctx, client, fill, events.as_ref(), HttpEnd::Broken).await
+            }
+            Err(RelayFailure::Client(gone)) => gone_away(ctx, fill, gone),
+            Err(RelayFailure::Answer(broken)) => {
+                fill.abandon();
+                ctx.outcome.ending = Ending::Cut;
+                let denial = refusal(delivery.provider, &broken);
+                end_broken(client, events.as_ref(), &denial).await
+            }
+        }
+    }
+
+    /// The provider's answer ended cleanly: if it is a stream, is it whole?
+    async fn end_whole(
+        &self,
+        ctx: &mut RequestCtx,
+        client: &mut Client<'_>,
+        fill: &mut Fill<'_>,
+        events: Option<&EventRelay>,
+        http_end: HttpEnd,
+    ) -> Delivered {
+        let verdict = events.map_or(StreamVerdict::Complete, |events| events.verdict(http_end));
+        if verdict == StreamVerdict::Broken {
+            fill.abandon();
+            ctx.outcome.ending = Ending::Cut;
+            let denial = Denial::new(
+                DenialCode::UpstreamProtocolError,
+                "the upstream ended its stream before it was complete",
+            );
+            return end_broken(client, events, &denial).await;
+        }
+        let whole = verdict == StreamVerdict::Complete;
+        if whole {
+            fill.finish().await;
+        } else {
+            fill.abandon();
+        }
+        if let Err(gone) = client.write_body(Bytes::new(), true).await {
+            return gone_away(ctx, fill, gone);
+        }
+        ctx.outcome.ending = if whole { Ending::Complete } else { Ending::Cut };
+        Delivered::Whole
+    }
+
+    async fn begin_fill(
+        &self,
+        ctx: &mut RequestCtx,
+        fill: &mut Fill<'_>,
+        upstream_head: &ResponseHeader,
+        framing: Framing,
+    ) {
+        let Some(lookup) = ctx.cache.lookup.filter(|_| fill.is_possible()) else { return };
+        let settings = &ctx.snapshot.settings.cache;
+        let facts = AnswerFacts {
+            status: upstream_head.status.as_u16(),
+            headers: &upstream_head.headers,
+            framing: match framing {
+                Framing::Empty => cache::Framing::Length(0),
+                Framing::Length(length) => cache::Framing::Length(length),
+                Framing::Marked => cache::Framing::Marked,
+                Framing::Close => cache::Framing::Close,
+            },
+            encoding_is_ours: ctx.is_inference(),
+            now: self.clock.now(),
+        };
+        if let Ok(answer) = storable(&lookup, settings, &facts)
+            && fill.begin(upstream_head, &answer, settings.max_object_bytes).await
+        {
+            ctx.cache.outcome = Some(CacheOutcome::Stored { forced: answer.forced, refresh: lookup.refresh });
+            return;
+        }
+        fill.abandon();
+        ctx.cache.miss();
+    }
+}
+
+/// The next bytes that may be shown: whole events of a stream, anything else as it comes.
+async fn next_piece(
+    body: &mut AnswerBody<'_>,
+    mut events: Option<&mut EventRelay>,
+    client: &mut Client<'_>,
+) -> Result<Option<Bytes>, RelayFailure> {
+    loop {
+        let Some(bytes) = body.next(client).await? else { return Ok(None) };
+        let Some(events) = events.as_deref_mut() else { return Ok(Some(bytes)) };
+        if let Some(whole) = events.push(bytes) {
+            return Ok(Some(whole));
+        }
+    }
+}
+
+impl EdgeProxy {
+    /// Brings an error answer whose body was read already to the client, as it is.
+    pub(crate) async fn deliver_error(
+        &self,
+        ctx: &mut RequestCtx,
+        client: &mut Client<'_>,
+        fill: &mut Fill<'_>,
+        upstream_head: &ResponseHeader,
+        body: Bytes,
+        rules: DownRules,
+    ) -> Delivered {
+        fill.abandon();
+        ctx.cache.miss();
+        ctx.outcome.origin = Origin::Upstream;
+        ctx.outcome.status = upstream_head.status.as_u16();
+        let request = client.request_head().clone();
+        let framing = Framing::Length(body.len() as u64);
+        let dressed = answer_head(upstream_head, rules).and_then(|mut head| {
+            frame_head(&mut head, framing, false, client)?;
+            decorate(ctx, &request.headers, &mut head, self.clock.now())?;
+            Ok(head)
+        });
+        let head = match dressed {
+            Ok(head) => head,
+            Err(error) => return Delivered::Broken(error),
+        };
+        ctx.outcome.first_byte = Some(self.clock.monotonic().saturating_sub(ctx.arrival.started));
+        if let Err(gone) = client.write_head(head).await {
+            return gone_away(ctx, fill, gone);
+        }
+        if let Err(gone) = client.write_body(body, true).await {
+            return gone_away(ctx, fill, gone);
+        }
+        ctx.outcome.bytes_out = client.bytes_out;
+        ctx.outcome.ending = Ending::Complete;
+        Delivered::Whole
+    }
+}
+
+fn is_whole(events: Option<&EventRelay>) -> bool {
+    events.is_some_and(|events| events.verdict(HttpEnd::Broken) == StreamVerdict::Complete)
+}
+
+async fn pump(
+    first: Option<Bytes>,
+    body: &mut AnswerBody<'_>,
+    mut events: Option<&mut EventRelay>,
+    client: &mut Client<'_>,
+    fill: &mut Fill<'_>,
+) -> Result<(), RelayFailure> {
+    let mut next = first;
+    while let Some(bytes) = next {
+        fill.write(&bytes).await;
+        let last = body.is_complete();
+        if last && events.is_none() {
+            // stored before the client has it all: its next request may come at once
+            fill.finish().await;
+        }
+        client.write_body(bytes, false).await?;
+        if last {
+            break;
+        }
+        next = next_piece(body, events.as_deref_mut(), client).await?;
+    }
+    Ok(())
+}
+
+fn gone_away(ctx: &mut RequestCtx, fill: &mut Fill<'_>, gone: ClientGone) -> Delivered {
+    fill.abandon();
+    ctx.outcome.ending = Ending::ClientGone;
+    Delivered::Broken(gone.0)
+}
+
+/// Ends an answer that was begun and cannot be finished, so that the client can tell.
+async fn end_broken(client: &mut Client<'_>, events: Option<&EventRelay>, denial: &Denial) -> Delivered {
+    let error = Error::explain(ErrorType::ConnectionClosed, denial.message.clone()).into_up();
+    if let Some(events) = events {
+        let event = events.error_event(denial);
+        // HTTP/2 ends the stream after the event, HTTP/1.1 closes without the last chunk
+        let end = client.is_http2();
+        if client.write_body(event, end).await.is_ok() && end {
+            return Delivered::Whole;
+        }
+    }
+    client.flush_and_cut().await;
+    Delivered::Broken(error)
+}
+
+/// The refusal when nothing of the answer was shown yet.
+fn refusal(provider: &str, broken: &AnswerBroken) -> Denial {
+    match broken {
+        AnswerBroken::Cut(how) => Denial::new(
+            DenialCode::UpstreamProtocolError,
+            format!("upstream `{provider}` broke its answer off: {how}"),
+        ),
+        AnswerBroken::Idle => Denial::new(
+            DenialCode::IdleTimeout,
+            format!("upstream `{provider}` was silent for longer than `server.stream_idle_timeout`"),
+        ),
+        AnswerBroken::Overtime => Denial::new(
+            DenialCode::RequestTimeout,
+            format!("upstream `{provider}` did not finish its answer within `timeouts.request`"),
+        ),
+    }
+}
+
+fn is_event_stream(head: &ResponseHeader) -> bool {
+    head.headers
+        .get(header::CONTENT_TYPE)
+        .map(HeaderValue::as_bytes)
+        .and_then(|value| value.get(..17))
+        .is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
+}
+
+fn is_encoded(head: &ResponseHeader) -> bool {
+    head.headers
+        .get(header::CONTENT_ENCODING)
+        .is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}

@@ -1,0 +1,34 @@
+//! The one admission point before a provider: rates, concurrency and quota of token and project.
+
+use super::EdgeProxy;
+use super::ctx::RequestCtx;
+use crate::domain::{Denial, DenialCode};
+use crate::limit::Subject;
+
+impl EdgeProxy {
+    /// Takes what this request needs; dropping the context gives back what was not used.
+    pub(super) async fn reserve(&self, ctx: &mut RequestCtx) -> Result<(), Denial> {
+        let Some(principal) = &ctx.caller else {
+            return Err(Denial::new(DenialCode::InternalError, "the request has no caller"));
+        };
+        let subject = Subject {
+            token_id: principal.token_id,
+            project_id: principal.project_id,
+            token_limits: principal.token_limits,
+            project_limits: principal.project_limits,
+            max_requests: principal.max_requests,
+            client: ctx.arrival.client,
+        };
+        match self.limiter.reserve(subject).await {
+            Ok(reservation) => {
+                ctx.outcome.rate = reservation.rate_standing();
+                ctx.reservation = Some(reservation);
+                Ok(())
+            }
+            Err(refused) => {
+                ctx.outcome.rate = refused.rate;
+                Err(refused.denial)
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Numbers that other parts count by themselves.
+
+/// A number that is read when metrics are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// Client connections open now.
+    ConnectionsOpen,
+    /// Client connections accepted.
+    ConnectionsAccepted,
+    /// Client connections refused because too many were open.
+    ConnectionsRefused,
+    /// Times a connection could not be accepted.
+    AcceptErrors,
+    /// Request heads refused as malformed.
+    HeadsMalformed,
+    /// Request heads above a limit.
+    HeadsTooLarge,
+    /// Request heads that did not come in time.
+    HeadsTooSlow,
+    /// Requests that ended in a panic.
+    Panics,
+    /// Access lines that were not written.
+    AccessLinesDropped,
+    /// Other log lines that were not written.
+    LogLinesDropped,
+    /// Audit events that were not written.
+    AuditEventsDropped,
+    /// Token counters waiting for the store.
+    UsageUpdatesPending,
+    /// Token counters that never reached the store.
+    UsageUpdatesLost,
+    /// Bytes that the cache holds.
+    CacheBytes,
+    /// Answers that the cache holds.
+    CacheEntries,
+    /// Cached answers given up for room.
+    CacheEvictions,
+    /// Background tasks alive.
+    BackgroundTasks,
+}
+
+pub(super) struct Connected {
+    pub source: Source,
+    pub read: Box<dyn Fn() -> u64 + Send + Sync>,
+}
+
+/// How a source is shown.
+pub(super) struct Shown {
+    pub name: &'static str,
+    pub help: &'static str,
+    pub kind: &'static str,
+    /// `code="…"`, or nothing.
+    pub labels: &'static str,
+}
+
+impl Source {
+    pub(super) fn shown(self) -> Shown {
+        const HEADS: &str = "Request heads refused before they became requests.";
+        const LINES: &str = "Log lines that were not written because the queue was full.";
+        let (name, help, kind, labels) = match self {
+            Self::ConnectionsOpen => ("connections_open", "Client connections open now.", "gauge", ""),
+            Self::ConnectionsAccepted => (
+                "connections_accepted_total",
+                "Client connections accepted.",
+                "counter",
+                "",
+            ),
+            Self::ConnectionsRefused => (
+                "connections_refused_total",
+                "Client connections refused because too many were open.",
+                "counter",
+                "",
+            ),
+            Self::AcceptErrors => (
+                "accept_errors_total",
+                "Times a connection could not be accepted.",
+                "counter",
+                "",
+            ),
+            Self::HeadsMalformed => (
+                "heads_refused_total",
+                HEADS,
+                "counter",
+                "{code=\"malformed_request\"}",
+            ),
+            Self::HeadsTooLarge => (
+                "heads_refused_total",
+                HEADS,
+                "counter",
+                "{code=\"header_too_large\"}",
+            ),
+            Self::HeadsTooSlow => (
+                "heads_refused_total",
+                HEADS,
+                "counter",
+                "{code=\"header_timeout\"}",
+            ),
+            Self::Panics => ("panics_total", "Requests that ended in a panic.", "counter", ""),
+            Self::AccessLinesDropped => ("log_lines_dropped_total", LINES, "counter", "{kind=\"access\"}"),
+            Self::LogLinesDropped => ("log_lines_dropped_total", LINES, "counter", "{kind=\"log\"}"),
+            Self::AuditEventsDropped => (
+                "audit_events_dropped_total",
+                "Audit events that were not written.",
+                "counter",
+                "",
+            ),
+            Self::UsageUpdatesPending => (
+                "usage_updates_pending",
+                "Token counters waiting for the store.",
+                "gauge",
+                "",
+            ),
+            Self::UsageUpdatesLost => (
+                "usage_updates_lost_total",
+                "Token counters that never reached the store.",
+                "counter",
+                "",
+            ),
+            Self::CacheBytes => ("cache_bytes", "Bytes that the cache holds.", "gauge", ""),
+            Self::CacheEntries => ("cache_entries", "Answers that the cache holds.", "gauge", ""),
+            Self::CacheEvictions => (
+                "cache_evictions_total",
+                "Cached answers given up for room.",
+                "counter",
+                "",
+            ),
+            Self::BackgroundTasks => ("background_tasks", "Background tasks alive.", "gauge", ""),
+        };
+        Shown {
+            name,
+            help,
+            kind,
+            labels,
+        }
+    }
+}
