@@ -318,7 +318,7 @@ impl EdgeProxy {
         ctx.snapshot
             .cors
             .preflight(&session.req_header().headers, |name, value| {
-                fields.push((name, value))
+                fields.push((name, value));
             });
         for (name, value) in fields {
             head.insert_header(name, value)?;
