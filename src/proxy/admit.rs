@@ -67,6 +67,8 @@ impl EdgeProxy {
         ctx.arrival
             .read_head(session, &snapshot.settings.server.trusted_proxies);
         session.set_write_timeout(Some(snapshot.settings.server.stream_idle_timeout));
+        // the body's silence is timed where it is read, by `server.body_timeout`
+        session.set_read_timeout(None);
         let raw_path = session.req_header().uri.path().to_owned();
         let path = paths::strip_prefix(&raw_path, &snapshot.settings.server.path_prefixes);
         if path.starts_with("/v1/messages") {
