@@ -215,6 +215,10 @@ impl Upload {
             };
             let Some(chunk) = chunk else { break };
             self.touched = true;
+            // WHY: a chunk's size can come without its bytes, and an empty chunk would be the end to the provider
+            if chunk.is_empty() {
+                continue;
+            }
             self.sent_bytes += chunk.len() as u64;
             if self.sent_bytes > self.limit_bytes {
                 return Err(SendFailure::BodyTooLarge);
