@@ -201,4 +201,10 @@ fn parse(payload: &str) -> Heard {
 }
 
 #[cfg(test)]
+#[path = "../store/postgres/private_server.rs"]
+#[expect(dead_code, reason = "the store's tests use more of it")]
+mod private_server;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+use tokio_postgres::{Config, NoTls};

@@ -80,7 +80,7 @@ macro_rules! list_of_cases {
     };
 }
 
-pub(super) use {list_of_cases, tests_of_cases, with_cases};
+pub(super) use {tests_of_cases, with_cases};
 
 /// A case of the suite.
 pub(super) type Case = fn(&Store) -> futures_util::future::BoxFuture<'_, ()>;

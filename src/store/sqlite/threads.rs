@@ -146,12 +146,17 @@ impl Threads {
         self.deliver(readers.send(job), answer).await
     }
 
-    /// Waits for everything sent before, then ends the writer.
+    /// Waits for everything sent before, then ends the writer; gives up after some time-outs.
     pub(super) async fn stop(&self) {
-        let (send, stopped) = oneshot::channel();
-        if self.writer.send(Message::Stop(send)).await.is_ok() {
-            // An error here means that the thread has ended already.
-            let _ = stopped.await;
+        let stop = async {
+            let (send, stopped) = oneshot::channel();
+            if self.writer.send(Message::Stop(send)).await.is_ok() {
+                // An error here means that the thread has ended already.
+                let _ = stopped.await;
+            }
+        };
+        if tokio::time::timeout(self.timeout * 4, stop).await.is_err() {
+            log::warn!("the store's writer did not end in time");
         }
     }
 
