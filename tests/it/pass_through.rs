@@ -216,7 +216,7 @@ fn chunk_size_that_comes_without_its_bytes_does_not_end_the_upload() {
     connection.send_raw(b"0\r\n\r\n").expect("the end");
     let answer = connection.read_answer("POST", Instant::now()).expect("an answer");
     assert_eq!(answer.status, 200, "{}", answer.text());
-    assert_eq!(provider.last().body, b"abcde".repeat(20));
+    assert_eq!(*provider.last().body, b"abcde".repeat(20));
 }
 
 #[test]

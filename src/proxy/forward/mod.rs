@@ -32,7 +32,7 @@ mod relay;
 mod sending;
 
 /// How long a refusal waits for its grant to be back.
-const GRANT_RETURN: std::time::Duration = std::time::Duration::from_millis(250);
+const GRANT_RETURN: std::time::Duration = std::time::Duration::from_secs(2);
 
 impl EdgeProxy {
     /// Answers a request from a provider. A panic inside is a 500 and a settled reservation.
