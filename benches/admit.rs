@@ -33,7 +33,9 @@ fn main() -> Result<()> {
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2))
         .configure_from_args();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     admit(&mut criterion, &runtime)?;
     criterion.final_summary();
     Ok(())
@@ -43,25 +45,41 @@ fn admit(criterion: &mut Criterion, runtime: &Runtime) -> Result<()> {
     let secret = NewSecret::from_random([7; 32]);
     let headers = headers(&secret)?;
     let clock = SystemClock::shared();
-    let store = Arc::new(OneToken { hash: secret.hash, principal: principal(&secret, &*clock) });
+    let store = Arc::new(OneToken {
+        hash: secret.hash,
+        principal: principal(&secret, &*clock),
+    });
     let settings = Arc::new(ArcSwap::from_pointee(AuthSettings::default()));
-    let authenticator =
-        Authenticator::new(store.clone(), Arc::new(Sealer::plain()), Arc::clone(&clock), settings);
+    let authenticator = Authenticator::new(
+        store.clone(),
+        Arc::new(Sealer::plain()),
+        Arc::clone(&clock),
+        settings,
+    );
     let caller = runtime
         .block_on(authenticator.authenticate(secret.hash, CLIENT))
         .map_err(|refused| anyhow!("{:?}", refused.denial))?;
     // a known token never waits; what runs beside it needs the runtime
     let _entered = runtime.enter();
-    let limiter = Limiter::new(Arc::new(ArcSwap::from_pointee(LimitSettings::default())), clock, store, None);
+    let limiter = Limiter::new(
+        Arc::new(ArcSwap::from_pointee(LimitSettings::default())),
+        clock,
+        store,
+        None,
+    );
     let unlimited = subject(&caller, Limits::default());
     let limited = subject(&caller, rpm(u32::MAX));
 
     let mut group = criterion.benchmark_group("admit");
-    group.bench_function("hash_of_the_credential", |bencher| bencher.iter(|| credential_hash(black_box(&headers))));
+    group.bench_function("hash_of_the_credential", |bencher| {
+        bencher.iter(|| credential_hash(black_box(&headers)))
+    });
     group.bench_function("known_token", |bencher| {
         bencher.iter(|| {
             // proofs of the store's presence are queued here and never run: one in five seconds
-            authenticator.authenticate(black_box(secret.hash), CLIENT).now_or_never()
+            authenticator
+                .authenticate(black_box(secret.hash), CLIENT)
+                .now_or_never()
         });
     });
     group.bench_function("reserve_unlimited", |bencher| {
@@ -83,7 +101,10 @@ fn admit(criterion: &mut Criterion, runtime: &Runtime) -> Result<()> {
 
 fn headers(secret: &NewSecret) -> Result<HeaderMap> {
     let mut headers = HeaderMap::new();
-    headers.insert("authorization", HeaderValue::from_str(&format!("Bearer {}", secret.secret.expose()))?);
+    headers.insert(
+        "authorization",
+        HeaderValue::from_str(&format!("Bearer {}", secret.secret.expose()))?,
+    );
     headers.insert("content-type", HeaderValue::from_static("application/json"));
     headers.insert("user-agent", HeaderValue::from_static("OpenAI/Python 1.99.0"));
     headers.insert("accept", HeaderValue::from_static("application/json"));
@@ -91,7 +112,10 @@ fn headers(secret: &NewSecret) -> Result<HeaderMap> {
 }
 
 fn rpm(rpm: u32) -> Limits {
-    Limits { rpm: NonZeroU32::new(rpm), ..Limits::default() }
+    Limits {
+        rpm: NonZeroU32::new(rpm),
+        ..Limits::default()
+    }
 }
 
 fn subject(caller: &Principal, limits: Limits) -> Subject {
@@ -140,7 +164,11 @@ fn principal(secret: &NewSecret, clock: &dyn Clock) -> StoredPrincipal {
         budget: None,
         metadata: serde_json::Map::new(),
     };
-    StoredPrincipal { token, project, secret_expires_at: None }
+    StoredPrincipal {
+        token,
+        project,
+        secret_expires_at: None,
+    }
 }
 
 /// A store of one token that is only ever looked up.
@@ -179,7 +207,13 @@ impl TokenStore for OneToken {
         read_only()
     }
 
-    async fn rotate(&self, _: TokenId, _: TokenHash, _: &str, _: Timestamp) -> Result<Option<Token>, StoreError> {
+    async fn rotate(
+        &self,
+        _: TokenId,
+        _: TokenHash,
+        _: &str,
+        _: Timestamp,
+    ) -> Result<Option<Token>, StoreError> {
         read_only()
     }
 }

@@ -30,14 +30,18 @@ fn bodies(criterion: &mut Criterion) -> Result<()> {
         let facts = inspect(&keys, &body)?;
         let mut group = criterion.benchmark_group("body");
         group.throughput(Throughput::Bytes(body.len() as u64));
-        group.bench_function(format!("inspect_{name}"), |bencher| bencher.iter(|| inspect(&keys, black_box(&body))));
+        group.bench_function(format!("inspect_{name}"), |bencher| {
+            bencher.iter(|| inspect(&keys, black_box(&body)))
+        });
         group.bench_function(format!("rename_model_{name}"), |bencher| {
             bencher.iter(|| {
                 let edit = rename_model(black_box(&facts), "gpt-4o-mini-2024-07-18");
                 splice(std::slice::from_ref(&body), edit.into_iter().collect())
             });
         });
-        group.bench_function(format!("canonical_{name}"), |bencher| bencher.iter(|| canonical_json(black_box(&body))));
+        group.bench_function(format!("canonical_{name}"), |bencher| {
+            bencher.iter(|| canonical_json(black_box(&body)))
+        });
         group.finish();
     }
     Ok(())
@@ -79,7 +83,8 @@ fn chat(bytes: usize) -> String {
     let start = r#"{"model":"fast","messages":[{"role":"system","content":"You are terse."},{"role":"user","content":""#;
     let end = r#""}],"temperature":0.7,"max_tokens":512,"stream":true}"#;
     // prose as it is sent: a line end now and then, some letters beyond ASCII
-    let prose = "The quick brown fox jumps over the lazy dog, und gr\u{fc}\u{df}t dabei.\\n".repeat(bytes / 60 + 1);
+    let prose =
+        "The quick brown fox jumps over the lazy dog, und gr\u{fc}\u{df}t dabei.\\n".repeat(bytes / 60 + 1);
     let room = bytes - start.len() - end.len();
     [start, &prose[..prose.floor_char_boundary(room)], end].concat()
 }

@@ -26,7 +26,11 @@ impl ProxyHttp for Bare {
 
 /// Serves until it is killed.
 pub fn serve(listen: SocketAddr, upstream: SocketAddr) -> Result<()> {
-    let settings = ServerConf { threads: 1, upstream_keepalive_pool_size: 256, ..ServerConf::default() };
+    let settings = ServerConf {
+        threads: 1,
+        upstream_keepalive_pool_size: 256,
+        ..ServerConf::default()
+    };
     let mut server = Server::new_with_opt_and_conf(None, settings);
     server.bootstrap();
     let mut service = http_proxy_service(&server.configuration, Bare { upstream });

@@ -64,7 +64,10 @@ pub async fn plain(load: Load) -> Result<()> {
 /// Streams until the time is over; the last ones are read to their end.
 pub async fn stream(load: Load) -> Result<()> {
     let request = request(&load, true);
-    run(&load, async |wire: &mut Wire, seen: &RefCell<Seen>| read_stream(wire, &request, seen, || {}).await).await
+    run(&load, async |wire: &mut Wire, seen: &RefCell<Seen>| {
+        read_stream(wire, &request, seen, || {}).await
+    })
+    .await
 }
 
 /// Opens all streams, says so, and reads them until standard input ends.
@@ -103,7 +106,11 @@ pub async fn hold(load: Load) -> Result<()> {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             let failed = seen.borrow().failed;
-            writeln!(std::io::stdout(), "{}", json!({"open": opened.get(), "failed": failed}))?;
+            writeln!(
+                std::io::stdout(),
+                "{}",
+                json!({"open": opened.get(), "failed": failed})
+            )?;
             std::io::stdout().flush()?;
             // whoever holds our standard input decides how long
             let _ = tokio::io::stdin().read(&mut [0]).await;
@@ -178,7 +185,11 @@ fn stamp(event: &[u8]) -> Option<u64> {
 /// A request as an SDK sends it.
 fn request(load: &Load, streaming: bool) -> Vec<u8> {
     let start = r#"{"model":"bench","messages":[{"role":"system","content":"You are terse."},{"role":"user","content":""#;
-    let end = if streaming { r#""}],"stream":true,"temperature":0.7}"# } else { r#""}],"temperature":0.7}"# };
+    let end = if streaming {
+        r#""}],"stream":true,"temperature":0.7}"#
+    } else {
+        r#""}],"temperature":0.7}"#
+    };
     let text = "lorem ipsum dolor ".repeat(load.body_bytes / 18 + 1);
     let room = load.body_bytes.saturating_sub(start.len() + end.len());
     let body = [start, &text[..room], end].concat();
@@ -191,7 +202,10 @@ fn request(load: &Load, streaming: bool) -> Vec<u8> {
         body.len()
     );
     if streaming {
-        head.push_str(&format!("x-bench-chunks: {}\r\nx-bench-pause-micros: {}\r\n", load.chunks, load.pause_micros));
+        head.push_str(&format!(
+            "x-bench-chunks: {}\r\nx-bench-pause-micros: {}\r\n",
+            load.chunks, load.pause_micros
+        ));
     }
     for line in &load.headers {
         head.push_str(line);

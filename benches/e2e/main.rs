@@ -28,7 +28,10 @@ struct CommandLine {
 #[derive(Subcommand)]
 enum Program {
     /// A Pingora that passes everything through, and nothing else: the yardstick.
-    Bare { listen: SocketAddr, upstream: SocketAddr },
+    Bare {
+        listen: SocketAddr,
+        upstream: SocketAddr,
+    },
     /// A provider that answers at once.
     Provider { listen: SocketAddr },
     /// Sends plain requests one after another on each connection.
@@ -77,5 +80,8 @@ fn main() -> Result<()> {
 }
 
 fn on_one_thread(work: impl Future<Output = Result<()>>) -> Result<()> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(work)
 }

@@ -45,7 +45,10 @@ impl Head {
 impl Wire {
     pub fn new(socket: TcpStream) -> Result<Self> {
         socket.set_nodelay(true)?;
-        Ok(Self { socket, buffer: Vec::with_capacity(READ_BYTES) })
+        Ok(Self {
+            socket,
+            buffer: Vec::with_capacity(READ_BYTES),
+        })
     }
 
     /// The next request head; `None` when the client has left.
@@ -71,7 +74,10 @@ impl Wire {
             let mut fields = [httparse::EMPTY_HEADER; 64];
             let mut answer = httparse::Response::new(&mut fields);
             if let httparse::Status::Complete(length) = answer.parse(&self.buffer)? {
-                let mut head = Head { status: answer.code.unwrap_or(0), ..Head::default() };
+                let mut head = Head {
+                    status: answer.code.unwrap_or(0),
+                    ..Head::default()
+                };
                 head.read(answer.headers)?;
                 self.buffer.drain(..length);
                 return Ok(head);
@@ -143,7 +149,9 @@ impl Chunks {
                 at += taken;
                 continue;
             }
-            let Some(line) = memchr::memchr(b'\n', rest) else { break };
+            let Some(line) = memchr::memchr(b'\n', rest) else {
+                break;
+            };
             let size = usize::from_str_radix(std::str::from_utf8(&rest[..line])?.trim_end(), 16)?;
             if size == 0 {
                 if rest.len() < line + 3 {

@@ -1,10 +1,13 @@
 //! The HTTP cache: what is stored, what is found again, by whom, and how it is thrown away.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::edge::{TestEdge, TokenUser};
 use crate::http::{Answer, Request, chat, chat_streamed};
 use crate::provider::{Provider, Reply, chat_chunks};
+use crate::wait::wait_until;
 
 const FILE: &str = "/v1/files/file-fake";
 
@@ -431,10 +434,13 @@ fn counters_of_the_cache_add_up() {
     user.get(FILE).expect(200);
     user.get("/v1/files").expect(200);
     user.chat("gpt-a").expect(200);
-    let counted = edge.sidecar().get("/metrics").expect(200).json();
-    assert_eq!(
-        (&counted["cache_hits"], &counted["cache_stores"]),
-        (&json!(1), &json!(1)),
+    // a request is counted when it is over, which is a moment after its answer
+    let mut counted = json!(null);
+    assert!(
+        wait_until(Duration::from_secs(5), || {
+            counted = edge.sidecar().get("/metrics").expect(200).json();
+            (&counted["cache_hits"], &counted["cache_stores"]) == (&json!(1), &json!(1))
+        }),
         "{counted}"
     );
 }

@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::edge::{MANAGEMENT_TOKEN, TestEdge};
 use crate::http::{Connection, Request, chat};
 use crate::provider::Provider;
+use crate::wait::wait_until;
 
 const HEALTH_PATHS: [&str; 6] = [
     "/health",
@@ -224,6 +225,11 @@ fn metrics_need_no_bearer_on_a_loopback_sidecar() {
     ] {
         assert!(counters[name].is_number(), "{name} in {counters}");
     }
+    // a request is counted when it is over, which is a moment after its answer
+    assert!(wait_until(Duration::from_secs(5), || {
+        let text = edge.sidecar().get("/metrics/prometheus").expect(200).text();
+        text.contains("llm_proxy_requests_total")
+    }));
     let text = edge.sidecar().get("/metrics/prometheus").expect(200);
     assert!(
         text.header("content-type")

@@ -304,7 +304,8 @@ fn path_of_the_base_url_counts_and_a_trailing_v1_is_not_doubled() {
 #[test]
 fn close_on_a_reused_connection_is_tried_once_more() {
     let provider = Provider::start();
-    let (edge, user) = start(&provider, json!({}));
+    // one thread: a connection that another thread is just putting back would not be found
+    let (edge, user) = start(&provider, json!({"server": {"threads": 1}}));
     user.chat("gpt-a").expect(200);
     // the client has its answer a moment before the connection is back among the idle ones
     assert!(wait_until(Duration::from_secs(5), || {

@@ -103,6 +103,10 @@ impl Grants for PostgresGrants {
 
     async fn give_back(&self, token: TokenId) {
         self.shared.give_back(token);
+        // back in the database before the caller goes on; several at once share a statement
+        if let Err(error) = self.shared.return_all().await {
+            log::warn!("grants that were not used could not be returned: {error}");
+        }
     }
 
     async fn forget(&self, _token: TokenId) -> Result<(), StoreError> {
