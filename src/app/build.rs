@@ -10,7 +10,9 @@ use tokio::sync::watch;
 use super::numbers;
 use super::readiness::Truth;
 use super::run::Plan;
-use super::views::{CacheView, CatalogueView, ConfigurationView, CountersView, Ending, HandOver, NumbersView};
+use super::views::{
+    CacheView, CatalogueView, ConfigurationView, CountersView, Ending, HandOver, NumbersView,
+};
 use super::wiring::{LiveSettings, audit_settings, log_settings, management_settings, sealer};
 use crate::auth::Authenticator;
 use crate::cache::{ResponseCache, RunningFills};
@@ -90,7 +92,16 @@ pub(super) fn build(
     let drain = Drain::new();
     let truth = Truth::new(Arc::clone(&drain));
     let late = Arc::new(Late::default());
-    let reloader = Arc::new(reloader(plan, &common, observer(&late, live_settings.clone(), &common, &logging, sidecar))?);
+    let upstreams = Upstreams::new(Arc::clone(&common.clock));
+    let observer = observer(
+        &late,
+        live_settings.clone(),
+        &common,
+        &logging,
+        &upstreams,
+        sidecar,
+    );
+    let reloader = Arc::new(reloader(plan, &common, upstreams, observer)?);
     let own_paths = control_plane(&settings, &common, &store, sealer, &reloader, &truth, sidecar);
     // set once, here
     let _ = late.reloader.set(Arc::clone(&reloader));
@@ -109,7 +120,11 @@ pub(super) fn build(
         cache: Arc::clone(&common.cache),
         rooms: common.rooms.clone(),
     };
-    let front = Front::new(Arc::new(proxy.into_server()), Arc::clone(&live_settings.front), Arc::clone(&drain));
+    let front = Front::new(
+        Arc::new(proxy.into_server()),
+        Arc::clone(&live_settings.front),
+        Arc::clone(&drain),
+    );
     numbers::connect(&common, &front, &drain, &logging);
     Ok(Parts {
         front,
@@ -139,30 +154,51 @@ fn common(
     );
     let shared_rates = match &settings.redis.url {
         Some(url) => Some(
-            RedisRates::connect(url, &Handle::current(), Arc::clone(&clock), Arc::clone(&live.limits))
-                .context("redis.url")?,
+            RedisRates::connect(
+                url,
+                &Handle::current(),
+                Arc::clone(&clock),
+                Arc::clone(&live.limits),
+            )
+            .context("redis.url")?,
         ),
         None => None,
     };
-    let limiter =
-        Limiter::new(Arc::clone(&live.limits), Arc::clone(&clock), Arc::clone(&store.grants), shared_rates.clone());
-    let audit = AuditWriter::start(audit_settings(settings), Some(Arc::clone(&store.audit)), Arc::clone(&clock))
-        .context("audit")?;
+    let limiter = Limiter::new(
+        Arc::clone(&live.limits),
+        Arc::clone(&clock),
+        Arc::clone(&store.grants),
+        shared_rates.clone(),
+    );
+    let audit = AuditWriter::start(
+        audit_settings(settings),
+        Some(Arc::clone(&store.audit)),
+        Arc::clone(&clock),
+    )
+    .context("audit")?;
     Ok(Common {
         authenticator: Arc::new(authenticator),
         limiter: Arc::new(limiter),
         shared_rates,
         counters: UsageCounters::start(Arc::clone(&store.usage), Arc::clone(&clock)),
         audit,
-        cache: Arc::new(ResponseCache::new(settings.cache.max_size_bytes, RunningFills::Private, Arc::clone(&clock))),
+        cache: Arc::new(ResponseCache::new(
+            settings.cache.max_size_bytes,
+            RunningFills::Private,
+            Arc::clone(&clock),
+        )),
         metrics: Metrics::new(Arc::clone(&clock))?,
         rooms: Rooms::default(),
         clock,
     })
 }
 
-fn reloader(plan: Plan, common: &Common, observer: Observer) -> Result<Reloader<Snapshot>> {
-    let upstreams = Upstreams::new(Arc::clone(&common.clock));
+fn reloader(
+    plan: Plan,
+    common: &Common,
+    upstreams: Arc<Upstreams>,
+    observer: Observer,
+) -> Result<Reloader<Snapshot>> {
     Reloader::start(
         plan.loaded,
         plan.reread,
@@ -183,8 +219,10 @@ fn control_plane(
     truth: &Arc<Truth>,
     sidecar: Option<SocketAddr>,
 ) -> Arc<management::OwnPaths> {
-    let catalogue =
-        Arc::new(CatalogueView { live: Arc::clone(reloader.live()), clock: Arc::clone(&common.clock) });
+    let catalogue = Arc::new(CatalogueView {
+        live: Arc::clone(reloader.live()),
+        clock: Arc::clone(&common.clock),
+    });
     let services = Services {
         clock: Arc::clone(&common.clock),
         projects: Arc::clone(&store.projects),
@@ -222,14 +260,22 @@ fn observer(
     live: Arc<LiveSettings>,
     common: &Common,
     logging: &Arc<Logging>,
+    upstreams: &Arc<Upstreams>,
     sidecar: Option<SocketAddr>,
 ) -> Observer {
-    let (late, logging) = (Arc::clone(late), Arc::clone(logging));
+    let (late, logging, upstreams) = (Arc::clone(late), Arc::clone(logging), Arc::clone(upstreams));
     let (metrics, audit) = (Arc::clone(&common.metrics), Arc::clone(&common.audit));
     Box::new(move |outcome| {
-        metrics.count_config_reload(if outcome.ok { ReloadResult::Applied } else { ReloadResult::Refused });
-        let (true, Some(reloader)) = (outcome.ok, late.reloader.get()) else { return };
+        metrics.count_config_reload(if outcome.ok {
+            ReloadResult::Applied
+        } else {
+            ReloadResult::Refused
+        });
+        let (true, Some(reloader)) = (outcome.ok, late.reloader.get()) else {
+            return;
+        };
         let settings = &reloader.running().settings;
+        upstreams.forget_unused();
         live.apply(settings);
         logging.apply(&log_settings(settings));
         audit.configure(audit_settings(settings));

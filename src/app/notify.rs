@@ -25,7 +25,10 @@ impl Notify {
 
     /// The process ends; it will take up to `drain` more.
     pub fn stopping(&self, drain: Duration) {
-        self.send(&format!("STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC={}", (drain.as_micros() + 10_000_000)));
+        self.send(&format!(
+            "STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC={}",
+            (drain.as_micros() + 10_000_000)
+        ));
     }
 
     /// A sentence for `systemctl status`.
@@ -58,7 +61,11 @@ mod tests {
         let length = manager.recv(&mut buffer).unwrap();
         assert!(buffer[..length].starts_with(b"READY=1"));
         let length = manager.recv(&mut buffer).unwrap();
-        assert!(std::str::from_utf8(&buffer[..length]).unwrap().contains("EXTEND_TIMEOUT_USEC=70000000"));
+        assert!(
+            std::str::from_utf8(&buffer[..length])
+                .unwrap()
+                .contains("EXTEND_TIMEOUT_USEC=70000000")
+        );
     }
 
     #[test]

@@ -15,13 +15,22 @@ use crate::telemetry::metrics::Source;
 type Read<T> = (Source, fn(&T) -> u64);
 
 /// Connects each of them.
-pub(super) fn connect(common: &Common, front: &Front<EdgeServer>, drain: &Arc<Drain>, logging: &Arc<Logging>) {
+pub(super) fn connect(
+    common: &Common,
+    front: &Front<EdgeServer>,
+    drain: &Arc<Drain>,
+    logging: &Arc<Logging>,
+) {
     let metrics = &common.metrics;
     let drain = Arc::clone(drain);
     metrics.connect(Source::ConnectionsOpen, move || drain.connections().open() as u64);
     let of_front: [Read<FrontCounters>; 6] = [
-        (Source::ConnectionsAccepted, |counted| counted.connections_accepted.get()),
-        (Source::ConnectionsRefused, |counted| counted.connections_refused.get()),
+        (Source::ConnectionsAccepted, |counted| {
+            counted.connections_accepted.get()
+        }),
+        (Source::ConnectionsRefused, |counted| {
+            counted.connections_refused.get()
+        }),
         (Source::AcceptErrors, |counted| counted.accept_errors.get()),
         (Source::HeadsMalformed, |counted| counted.malformed_heads.get()),
         (Source::HeadsTooLarge, |counted| counted.oversized_heads.get()),
@@ -32,7 +41,9 @@ pub(super) fn connect(common: &Common, front: &Front<EdgeServer>, drain: &Arc<Dr
         metrics.connect(source, move || read(&counted));
     }
     let (panics, counted) = (Arc::clone(&common.rooms.panics), Arc::clone(front.counters()));
-    metrics.connect(Source::Panics, move || counted.panics.get() + panics.load(Ordering::Relaxed));
+    metrics.connect(Source::Panics, move || {
+        counted.panics.get() + panics.load(Ordering::Relaxed)
+    });
     let log = Arc::clone(logging);
     metrics.connect(Source::LogLinesDropped, move || log.lines_lost());
     let log = Arc::clone(logging);

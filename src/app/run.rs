@@ -65,6 +65,7 @@ impl App {
         let clock = SystemClock::shared();
         let logging = Logging::start(&log_settings(&settings), Arc::clone(&clock)).context("logging")?;
         logging.install().context("logging")?;
+        report_panics();
         for warning in &plan.loaded.warnings {
             log::warn!("{warning}");
         }
@@ -75,9 +76,17 @@ impl App {
         for address in &settings.server.listen {
             listeners.push(bind(&address.to_string())?);
         }
-        let sidecar = settings.management.listen.as_ref().map(|address| bind(&address.to_string())).transpose()?;
+        let sidecar = settings
+            .management
+            .listen
+            .as_ref()
+            .map(|address| bind(&address.to_string()))
+            .transpose()?;
         let addresses = Addresses {
-            proxy: listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?,
+            proxy: listeners
+                .iter()
+                .map(TcpListener::local_addr)
+                .collect::<Result<_, _>>()?,
             management: sidecar.as_ref().map(TcpListener::local_addr).transpose()?,
         };
         let state_dir = StateDir::open(&settings.server.state_dir)?;
@@ -91,7 +100,14 @@ impl App {
             let _entered = control.enter();
             build(plan, clock, store, addresses.management, Arc::new(logging))?
         };
-        Ok(Self { parts: built, control, addresses, listeners, sidecar, _state_dir: state_dir })
+        Ok(Self {
+            parts: built,
+            control,
+            addresses,
+            listeners,
+            sidecar,
+            _state_dir: state_dir,
+        })
     }
 
     /// Where it will serve.
@@ -105,7 +121,14 @@ impl App {
         S: FnOnce(StopSwitch, Addresses) -> F,
         F: Future<Output = ()> + Send + 'static,
     {
-        let Self { control, addresses, listeners, sidecar, parts, _state_dir } = self;
+        let Self {
+            control,
+            addresses,
+            listeners,
+            sidecar,
+            parts,
+            _state_dir,
+        } = self;
         let settings = parts.reloader.running().settings.clone();
         let workers = start_workers(settings.server.threads, &listeners, &parts.front)?;
         drop(listeners);
@@ -122,7 +145,10 @@ impl App {
             parts.serve_until_told(&mut signals, &stop).await;
             let server = parts.reloader.running().settings.server.clone();
             notify.stopping(server.shutdown_delay + server.drain_timeout);
-            log::info!("draining: what runs may finish within {} s", server.drain_timeout.as_secs());
+            log::info!(
+                "draining: what runs may finish within {} s",
+                server.drain_timeout.as_secs()
+            );
             tokio::select! {
                 left = parts.drain.run(server.shutdown_delay, server.drain_timeout) => {
                     if left > 0 {
@@ -143,6 +169,16 @@ impl App {
         control.shutdown_timeout(Duration::from_secs(1));
         outcome
     }
+}
+
+/// Panics become one log line: the usual report looks up every frame, which stops a worker for a while.
+fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic
+            .location()
+            .map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+        log::error!(place = place.as_str(); "panic at {place}");
+    }));
 }
 
 /// Waits for a further request to end.
@@ -187,7 +223,10 @@ impl Parts {
 
     /// Starts everything that runs beside requests.
     fn start_background(&self, sidecar: Option<TcpListener>) -> Result<()> {
-        if let Some(changes) = remote_changes(&self.reloader.running().settings, self.services.authenticator.clone())? {
+        if let Some(changes) = remote_changes(
+            &self.reloader.running().settings,
+            self.services.authenticator.clone(),
+        )? {
             spawn("changes", changes.run());
         }
         spawn(
@@ -204,7 +243,10 @@ impl Parts {
             // ends with the listeners
             let _ = phase.wait_for(|phase| *phase >= Phase::Closing).await;
         };
-        spawn("configuration-watch", crate::live::watch::run(Arc::clone(&self.reloader), ended));
+        spawn(
+            "configuration-watch",
+            crate::live::watch::run(Arc::clone(&self.reloader), ended),
+        );
         if let Some(listener) = sidecar {
             let own_paths = Arc::clone(&self.own_paths);
             // the sidecar answers until the last stream has ended
@@ -238,11 +280,11 @@ impl Parts {
 
     /// Gives Redis a moment to answer first, so that the first requests do not meet the fallback.
     async fn wait_for_redis(&self) {
-        let Some(rates) = &self.services.shared_rates else { return };
-        let mut waited = Duration::ZERO;
-        while !rates.is_answering() && waited < REDIS_FIRST_ANSWER {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            waited += Duration::from_millis(10);
+        let Some(rates) = &self.services.shared_rates else {
+            return;
+        };
+        if !rates.connected_within(REDIS_FIRST_ANSWER).await {
+            log::warn!("Redis does not answer yet; rates follow `limits.distributed.fallback` until it does");
         }
     }
 
@@ -285,4 +327,3 @@ impl Parts {
         let _ = self.logging.flush(Duration::from_secs(2));
     }
 }
-

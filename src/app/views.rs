@@ -108,7 +108,11 @@ impl ProviderView for CatalogueView {
     }
 
     fn has_configured_key(&self, name: &str) -> Option<bool> {
-        self.live.snapshot().catalogue.provider(name).map(|provider| provider.has_key())
+        self.live
+            .snapshot()
+            .catalogue
+            .provider(name)
+            .map(|provider| provider.has_key())
     }
 }
 
@@ -154,7 +158,11 @@ impl CacheAdmin for CacheView {
         }
         let mut lists = 0;
         let purge = match purge {
-            Purge::Url { method, path_and_query, project } => {
+            Purge::Url {
+                method,
+                path_and_query,
+                project,
+            } => {
                 if method == "GET" && path_and_query == "/v1/models" {
                     lists = u64::from(self.model_lists.purge());
                 }
@@ -238,7 +246,11 @@ impl proxy::own_paths::OwnPaths for HandOver {
 }
 
 fn translate(response: management::OwnResponse) -> proxy::own_paths::OwnResponse {
-    proxy::own_paths::OwnResponse { status: response.status, headers: response.headers, body: response.body }
+    proxy::own_paths::OwnResponse {
+        status: response.status,
+        headers: response.headers,
+        body: response.body,
+    }
 }
 
 /// Whether requests are still served.

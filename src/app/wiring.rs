@@ -111,7 +111,10 @@ fn limit_settings(settings: &Settings) -> LimitSettings {
 /// The control plane's settings; the sidecar's address is known once it is bound.
 pub fn management_settings(settings: &Settings, sidecar: Option<SocketAddr>) -> ManagementSettings {
     let management = &settings.management;
-    let mut tokens = management.token.as_ref().map_or_else(ManagementTokens::default, ManagementTokens::main);
+    let mut tokens = management
+        .token
+        .as_ref()
+        .map_or_else(ManagementTokens::default, ManagementTokens::main);
     for extra in &management.tokens {
         let role = match extra.role {
             ManagementRole::Admin => Role::Admin,
@@ -152,7 +155,6 @@ fn sqlite_options(settings: &Settings, clock: &Arc<dyn Clock>) -> SqliteOptions 
     }
 }
 
-
 fn postgres_options(settings: &Settings, clock: &Arc<dyn Clock>, runtime: &Handle) -> PostgresOptions {
     PostgresOptions {
         url: settings.database.url.clone().unwrap_or_default(),
@@ -164,7 +166,11 @@ fn postgres_options(settings: &Settings, clock: &Arc<dyn Clock>, runtime: &Handl
 }
 
 /// The schema of the configured database.
-pub fn schema(settings: &Settings, clock: &Arc<dyn Clock>, runtime: &Handle) -> Result<Arc<dyn Schema>, StoreError> {
+pub fn schema(
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    runtime: &Handle,
+) -> Result<Arc<dyn Schema>, StoreError> {
     match settings.database.driver {
         DatabaseDriver::Sqlite => {
             let options = sqlite_options(settings, clock);
@@ -175,7 +181,11 @@ pub fn schema(settings: &Settings, clock: &Arc<dyn Clock>, runtime: &Handle) -> 
 }
 
 /// Opens the configured database. PostgreSQL may be away: it is then tried again and again.
-pub fn open_store(settings: &Settings, clock: &Arc<dyn Clock>, runtime: &Handle) -> Result<Store, StoreError> {
+pub fn open_store(
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    runtime: &Handle,
+) -> Result<Store, StoreError> {
     match settings.database.driver {
         DatabaseDriver::Sqlite => store::sqlite::open(&sqlite_options(settings, clock)),
         DatabaseDriver::Postgres => store::postgres::open(&postgres_options(settings, clock, runtime)),
@@ -207,18 +217,27 @@ pub fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
 pub const STORE_RETRY: Duration = Duration::from_secs(1);
 
 /// Hears what other instances on the same PostgreSQL change; SQLite has no other instance.
-pub fn remote_changes(settings: &Settings, listener: Arc<dyn ChangeListener>) -> Result<Option<PostgresChanges>> {
+pub fn remote_changes(
+    settings: &Settings,
+    listener: Arc<dyn ChangeListener>,
+) -> Result<Option<PostgresChanges>> {
     let database = &settings.database;
     if database.driver != DatabaseDriver::Postgres {
         return Ok(None);
     }
-    let Some(url) = database.listen_url.as_ref().or(database.url.as_ref()) else { return Ok(None) };
+    let Some(url) = database.listen_url.as_ref().or(database.url.as_ref()) else {
+        return Ok(None);
+    };
     let connector = store::postgres::Connector::new(url, database.timeout).context("database.listen_url")?;
     let connect = Arc::new(move || -> BoxFuture<'static, _> {
         let connector = connector.clone();
         Box::pin(async move { connector.dedicated().await.map_err(|error| error.to_string()) })
     });
-    Ok(Some(PostgresChanges { connect, listener, timeout: database.timeout }))
+    Ok(Some(PostgresChanges {
+        connect,
+        listener,
+        timeout: database.timeout,
+    }))
 }
 
 /// The audit writer's settings.

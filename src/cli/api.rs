@@ -60,10 +60,20 @@ impl Api {
     pub fn new(base: &str, token: Option<Secret>) -> Result<Self, Failure> {
         let base = base.trim_end_matches('/');
         if base.starts_with("https://") {
-            return Err(Failure::Usage(format!("`{base}`: the management API speaks plain http; reach it on its own host or through a tunnel")));
+            return Err(Failure::Usage(format!(
+                "`{base}`: the management API speaks plain http; reach it on its own host or through a tunnel"
+            )));
         }
-        let base = if base.contains("://") { base.to_owned() } else { format!("http://{base}") };
-        Ok(Self { base, token, timeout: Duration::from_secs(30) })
+        let base = if base.contains("://") {
+            base.to_owned()
+        } else {
+            format!("http://{base}")
+        };
+        Ok(Self {
+            base,
+            token,
+            timeout: Duration::from_secs(30),
+        })
     }
 
     /// The API that flags, environment or configuration name, with the token to use.
@@ -72,7 +82,10 @@ impl Api {
             (Some(base), Some(token)) => return Self::new(base, Some(Secret::new(token.as_str()))),
             _ => Source::of(global)?.load_or_report(global.json)?,
         };
-        let base = global.manage_api_base_url.clone().unwrap_or_else(|| Self::address_of(&loaded.settings));
+        let base = global
+            .manage_api_base_url
+            .clone()
+            .unwrap_or_else(|| Self::address_of(&loaded.settings));
         let token = loaded.settings.management.token.clone();
         if token.is_none() {
             return Err(Failure::Usage(
@@ -85,7 +98,11 @@ impl Api {
 
     /// Where the sidecar of a configuration is reached from this machine; the proxy listener without one.
     pub fn address_of(settings: &Settings) -> String {
-        let address = settings.management.listen.as_ref().or(settings.server.listen.first());
+        let address = settings
+            .management
+            .listen
+            .as_ref()
+            .or(settings.server.listen.first());
         address.map_or_else(|| "http://127.0.0.1:8081".to_owned(), reachable)
     }
 
@@ -110,12 +127,18 @@ impl Api {
             Some(message) => message.to_owned(),
             None => answer.body.to_string(),
         };
-        Err(ApiFailure::Refused { status: answer.status, message })
+        Err(ApiFailure::Refused {
+            status: answer.status,
+            message,
+        })
     }
 
     fn call(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<Answer, ApiFailure> {
         let url = format!("{}{path}", self.base);
-        let unreachable = |why: String| ApiFailure::Unreachable { url: self.base.clone(), why };
+        let unreachable = |why: String| ApiFailure::Unreachable {
+            url: self.base.clone(),
+            why,
+        };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -128,22 +151,34 @@ impl Api {
         if let Some(token) = &self.token {
             request = request.header(http::header::AUTHORIZATION, format!("Bearer {}", token.expose()));
         }
-        let request = request.body(Full::new(bytes)).map_err(|error| unreachable(error.to_string()))?;
+        let request = request
+            .body(Full::new(bytes))
+            .map_err(|error| unreachable(error.to_string()))?;
         runtime.block_on(async {
-            let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+            let client: Client<HttpConnector, Full<Bytes>> =
+                Client::builder(TokioExecutor::new()).build_http();
             let exchange = async {
-                let response = client.request(request).await.map_err(|error| unreachable(root_cause(&error)))?;
+                let response = client
+                    .request(request)
+                    .await
+                    .map_err(|error| unreachable(root_cause(&error)))?;
                 let status = response.status().as_u16();
                 let body = Limited::new(response.into_body(), ANSWER_BYTES)
                     .collect()
                     .await
                     .map_err(|error| unreachable(error.to_string()))?
                     .to_bytes();
-                Ok(Answer { status, body: read_body(&body) })
+                Ok(Answer {
+                    status,
+                    body: read_body(&body),
+                })
             };
             match tokio::time::timeout(self.timeout, exchange).await {
                 Ok(answer) => answer,
-                Err(_) => Err(unreachable(format!("nothing within {} s", self.timeout.as_secs()))),
+                Err(_) => Err(unreachable(format!(
+                    "nothing within {} s",
+                    self.timeout.as_secs()
+                ))),
             }
         })
     }
@@ -181,6 +216,9 @@ mod tests {
         assert_eq!(reachable(&ListenAddress::any(8080)), "http://127.0.0.1:8080");
         assert_eq!(reachable(&ListenAddress::new("0.0.0.0", 1)), "http://127.0.0.1:1");
         assert_eq!(reachable(&ListenAddress::new("::", 1)), "http://[::1]:1");
-        assert_eq!(reachable(&ListenAddress::new("10.0.0.7", 8081)), "http://10.0.0.7:8081");
+        assert_eq!(
+            reachable(&ListenAddress::new("10.0.0.7", 8081)),
+            "http://10.0.0.7:8081"
+        );
     }
 }

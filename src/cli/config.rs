@@ -24,7 +24,11 @@ pub fn run(global: &Global, command: &ConfigCommand) -> Result<(), Failure> {
         ConfigCommand::Check => check(global, &source),
         ConfigCommand::Show => {
             let loaded = source.load_or_report(global.json)?;
-            if global.json { output::json(&show(&loaded)) } else { output::raw(&show_yaml(&loaded)) }
+            if global.json {
+                output::json(&show(&loaded))
+            } else {
+                output::raw(&show_yaml(&loaded))
+            }
         }
     }
 }
@@ -50,7 +54,10 @@ fn check(global: &Global, source: &Source) -> Result<(), Failure> {
             "not_active": loaded.inactive_keys,
         }));
     }
-    let file = loaded.path.as_ref().map_or_else(|| "built-in defaults".to_owned(), |path| path.display().to_string());
+    let file = loaded.path.as_ref().map_or_else(
+        || "built-in defaults".to_owned(),
+        |path| path.display().to_string(),
+    );
     for warning in &loaded.warnings {
         output::line(&format!("warning: {warning}"))?;
     }

@@ -35,7 +35,10 @@ pub fn run(global: &Global, arguments: &HealthcheckArguments) -> Result<(), Fail
     if global.json {
         output::json(&json!({"ready": ready, "url": base, "detail": detail}))?;
     } else {
-        output::line(&format!("{}: {detail}", if ready { "ready" } else { "not ready" }))?;
+        output::line(&format!(
+            "{}: {detail}",
+            if ready { "ready" } else { "not ready" }
+        ))?;
     }
     if ready { Ok(()) } else { Err(Failure::Reported) }
 }

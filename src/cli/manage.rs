@@ -185,7 +185,14 @@ pub fn run(global: &Global, command: ManageCommand) -> Result<(), Failure> {
         ManageCommand::Cache(command) => cache(&api, shown, command),
         ManageCommand::Models(ModelsCommand::List) => {
             let list = api.ask(&Method::GET, "/manage/models", None)?;
-            shown.list(&list, &[("Name", "/name"), ("Strategy", "/strategy"), ("Targets", "/targets")])
+            shown.list(
+                &list,
+                &[
+                    ("Name", "/name"),
+                    ("Strategy", "/strategy"),
+                    ("Targets", "/targets"),
+                ],
+            )
         }
     }
 }
@@ -206,7 +213,9 @@ fn project(api: &Api, shown: Shown, command: ProjectCommand) -> Result<(), Failu
                 ],
             )
         }
-        ProjectCommand::Get { id } => shown.object(&api.ask(&Method::GET, &path("/manage/projects", &id)?, None)?),
+        ProjectCommand::Get { id } => {
+            shown.object(&api.ask(&Method::GET, &path("/manage/projects", &id)?, None)?)
+        }
         ProjectCommand::Create(fields) => {
             if fields.name.is_none() {
                 return Err(Failure::Usage("--name is required".to_owned()));
@@ -214,14 +223,25 @@ fn project(api: &Api, shown: Shown, command: ProjectCommand) -> Result<(), Failu
             let body = project_body(fields)?;
             shown.object(&api.ask(&Method::POST, "/manage/projects", Some(&Value::Object(body)))?)
         }
-        ProjectCommand::Update { id, fields, active, revoke_tokens } => {
+        ProjectCommand::Update {
+            id,
+            fields,
+            active,
+            revoke_tokens,
+        } => {
             let mut body = project_body(fields)?;
             put(&mut body, "is_active", active);
             put(&mut body, "revoke_tokens", revoke_tokens.then_some(true));
             if body.is_empty() {
-                return Err(Failure::Usage("nothing to change: give --name, --api-key, --active or a limit".to_owned()));
+                return Err(Failure::Usage(
+                    "nothing to change: give --name, --api-key, --active or a limit".to_owned(),
+                ));
             }
-            shown.object(&api.ask(&Method::PATCH, &path("/manage/projects", &id)?, Some(&Value::Object(body)))?)
+            shown.object(&api.ask(
+                &Method::PATCH,
+                &path("/manage/projects", &id)?,
+                Some(&Value::Object(body)),
+            )?)
         }
         ProjectCommand::Delete { id } => {
             shown.object(&api.ask(&Method::DELETE, &path("/manage/projects", &id)?, None)?)
@@ -247,7 +267,12 @@ fn project_body(fields: ProjectFields) -> Result<Map<String, Value>, Failure> {
     Ok(body)
 }
 
-fn restrictions(body: &mut Map<String, Value>, models: Vec<String>, rpm: Option<u32>, concurrency: Option<u32>) {
+fn restrictions(
+    body: &mut Map<String, Value>,
+    models: Vec<String>,
+    rpm: Option<u32>,
+    concurrency: Option<u32>,
+) {
     if !models.is_empty() {
         body.insert("allowed_models".to_owned(), models.into());
     }
@@ -270,7 +295,10 @@ fn token(api: &Api, shown: Shown, command: TokenCommand) -> Result<(), Failure> 
             restrictions(&mut body, fields.allowed_models, fields.rpm, fields.concurrency);
             shown.object(&api.ask(&Method::POST, "/manage/tokens", Some(&Value::Object(body)))?)
         }
-        TokenCommand::List { project_id, active_only } => {
+        TokenCommand::List {
+            project_id,
+            active_only,
+        } => {
             let mut query = Vec::new();
             if let Some(id) = project_id {
                 query.push(format!("project_id={}", segment(&id)?));
@@ -292,12 +320,17 @@ fn token(api: &Api, shown: Shown, command: TokenCommand) -> Result<(), Failure> 
                 ],
             )
         }
-        TokenCommand::Get { id } => shown.object(&api.ask(&Method::GET, &path("/manage/tokens", &id)?, None)?),
+        TokenCommand::Get { id } => {
+            shown.object(&api.ask(&Method::GET, &path("/manage/tokens", &id)?, None)?)
+        }
         TokenCommand::Revoke { id: Some(id), .. } => {
             api.ask(&Method::DELETE, &path("/manage/tokens", &id)?, None)?;
             shown.object(&json!({"revoked": id}))
         }
-        TokenCommand::Revoke { project_id: Some(project), .. } => {
+        TokenCommand::Revoke {
+            project_id: Some(project),
+            ..
+        } => {
             let target = format!("{}/tokens/revoke", path("/manage/projects", &project)?);
             shown.object(&api.ask(&Method::POST, &target, None)?)
         }
@@ -310,7 +343,14 @@ fn token(api: &Api, shown: Shown, command: TokenCommand) -> Result<(), Failure> 
 }
 
 fn cache(api: &Api, shown: Shown, command: CacheCommand) -> Result<(), Failure> {
-    let CacheCommand::Purge { method, url, prefix, project_id, all } = command else {
+    let CacheCommand::Purge {
+        method,
+        url,
+        prefix,
+        project_id,
+        all,
+    } = command
+    else {
         return shown.object(&api.ask(&Method::GET, "/manage/cache", None)?);
     };
     let body = match (url, prefix, project_id, all) {
@@ -326,7 +366,11 @@ fn cache(api: &Api, shown: Shown, command: CacheCommand) -> Result<(), Failure> 
         }
         (None, None, Some(project), false) => json!({"project_id": project}),
         (None, None, None, true) => json!({"all": true}),
-        _ => return Err(Failure::Usage("give one of --url, --prefix, --project-id, --all".to_owned())),
+        _ => {
+            return Err(Failure::Usage(
+                "give one of --url, --prefix, --project-id, --all".to_owned(),
+            ));
+        }
     };
     shown.object(&api.ask(&Method::POST, "/manage/cache/purge", Some(&body))?)
 }
@@ -339,7 +383,9 @@ struct Shown {
 
 impl Shown {
     fn object(self, value: &Value) -> Result<(), Failure> {
-        let Value::Object(object) = value else { return output::json(value) };
+        let Value::Object(object) = value else {
+            return output::json(value);
+        };
         if self.json {
             return output::json(value);
         }
@@ -357,7 +403,12 @@ impl Shown {
             .as_array()
             .into_iter()
             .flatten()
-            .map(|row| columns.iter().map(|(_, pointer)| row.pointer(pointer).map_or_else(String::new, cell)).collect())
+            .map(|row| {
+                columns
+                    .iter()
+                    .map(|(_, pointer)| row.pointer(pointer).map_or_else(String::new, cell))
+                    .collect()
+            })
             .collect();
         let headers: Vec<&str> = columns.iter().map(|(header, _)| *header).collect();
         output::table(&headers, &rows)
@@ -388,8 +439,17 @@ fn put<T: Into<Value>>(body: &mut Map<String, Value>, key: &str, value: Option<T
 
 /// An id that can stand in a path; anything else never existed.
 fn segment(id: &str) -> Result<&str, Failure> {
-    let fits = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    if fits { Ok(id) } else { Err(Failure::Usage(format!("`{id}` is no id; ids look like `3f2b8c1e-8f0a-4a53-9a57-0a4a2b8f3f10`"))) }
+    let fits = !id.is_empty()
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if fits {
+        Ok(id)
+    } else {
+        Err(Failure::Usage(format!(
+            "`{id}` is no id; ids look like `3f2b8c1e-8f0a-4a53-9a57-0a4a2b8f3f10`"
+        )))
+    }
 }
 
 fn path(base: &str, id: &str) -> Result<String, Failure> {

@@ -31,7 +31,9 @@ pub fn run(global: &Global, command: &MigrateCommand) -> Result<(), Failure> {
     let table: Vec<Vec<String>> = rows
         .iter()
         .map(|row| {
-            let applied = row.applied_at.map_or_else(|| "missing".to_owned(), crate::domain::Timestamp::to_rfc3339);
+            let applied = row
+                .applied_at
+                .map_or_else(|| "missing".to_owned(), crate::domain::Timestamp::to_rfc3339);
             vec![format!("{:04}", row.version), row.name.clone(), applied]
         })
         .collect();

@@ -37,7 +37,13 @@ pub struct Global {
     #[arg(long, global = true)]
     json: bool,
     /// Address of the management API, such as http://127.0.0.1:8081.
-    #[arg(long, global = true, value_name = "URL", env = "MANAGEMENT_API_BASE_URL", alias = "api-base-url")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "MANAGEMENT_API_BASE_URL",
+        alias = "api-base-url"
+    )]
     manage_api_base_url: Option<String>,
     /// Management token; else MANAGEMENT_TOKEN or the configuration.
     #[arg(long, global = true, value_name = "TOKEN", hide_env_values = true)]
@@ -90,7 +96,11 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => {
             // help and version are no failures
-            let code = if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+            let code = if error.use_stderr() {
+                ExitCode::from(2)
+            } else {
+                ExitCode::SUCCESS
+            };
             let _ = error.print();
             return code;
         }

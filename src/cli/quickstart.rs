@@ -38,10 +38,20 @@ pub struct QuickstartArguments {
     #[arg(long, default_value = "./data", value_name = "FOLDER")]
     data: PathBuf,
     /// Address of the proxy listener.
-    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS", env = "LISTEN_ADDR")]
+    #[arg(
+        long,
+        default_value = "127.0.0.1:8080",
+        value_name = "ADDRESS",
+        env = "LISTEN_ADDR"
+    )]
     addr: String,
     /// Address of the management sidecar.
-    #[arg(long, default_value = "127.0.0.1:8081", value_name = "ADDRESS", env = "MANAGEMENT_LISTEN_ADDR")]
+    #[arg(
+        long,
+        default_value = "127.0.0.1:8081",
+        value_name = "ADDRESS",
+        env = "MANAGEMENT_LISTEN_ADDR"
+    )]
     management_addr: String,
 }
 
@@ -72,9 +82,15 @@ pub fn run(global: &Global, mut arguments: QuickstartArguments) -> Result<(), Fa
         .iter()
         .any(|(name, value)| name.starts_with("OPENAI_API_KEY") && !value.trim().is_empty());
     let first = if has_key {
-        FirstRequest { demo: false, model: "gpt-4o-mini" }
+        FirstRequest {
+            demo: false,
+            model: "gpt-4o-mini",
+        }
     } else {
-        FirstRequest { demo: true, model: "demo" }
+        FirstRequest {
+            demo: true,
+            model: "demo",
+        }
     };
     let configuration = arguments.data.join("quickstart.yaml");
     std::fs::write(&configuration, yaml(&arguments, first.demo))?;
@@ -86,10 +102,19 @@ pub fn run(global: &Global, mut arguments: QuickstartArguments) -> Result<(), Fa
     };
     let loaded = source.load_or_report(global.json)?;
     let reread = move || source.load();
-    let app = App::build(Plan { loaded, reread: Box::new(reread) })?;
+    let app = App::build(Plan {
+        loaded,
+        reread: Box::new(reread),
+    })?;
     let worked = Arc::new(AtomicBool::new(false));
     let once = arguments.once;
-    let tour = Tour { arguments, first, management_token, configuration, json: global.json };
+    let tour = Tour {
+        arguments,
+        first,
+        management_token,
+        configuration,
+        json: global.json,
+    };
     let shown = Arc::clone(&worked);
     app.run(move |stop, addresses| async move {
         let json = tour.json;
@@ -103,12 +128,18 @@ pub fn run(global: &Global, mut arguments: QuickstartArguments) -> Result<(), Fa
             stop.stop();
         }
     })?;
-    if worked.load(Ordering::Acquire) { Ok(()) } else { Err(Failure::Reported) }
+    if worked.load(Ordering::Acquire) {
+        Ok(())
+    } else {
+        Err(Failure::Reported)
+    }
 }
 
 /// Of the environment, quickstart takes keys and addresses of providers and the log level, nothing else.
 fn is_provider_or_log_variable(name: &str) -> bool {
-    name.ends_with("_API_KEY") || name.ends_with("_API_KEY_FILE") || matches!(name, "OPENAI_API_URL" | "LOG_LEVEL" | "LOG_FORMAT" | "RUST_LOG")
+    name.ends_with("_API_KEY")
+        || name.ends_with("_API_KEY_FILE")
+        || matches!(name, "OPENAI_API_URL" | "LOG_LEVEL" | "LOG_FORMAT" | "RUST_LOG")
 }
 
 /// A secret that is made once and kept in a file that only its owner can read.
@@ -120,7 +151,12 @@ fn kept_secret(path: &Path, encoding: &impl Engine) -> Result<Secret, Failure> {
         _ => {}
     }
     let secret = encoding.encode(random_bytes::<32>()?);
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
     writeln!(file, "{secret}")?;
     Ok(Secret::new(secret))
 }
@@ -155,14 +191,25 @@ fn yaml(arguments: &QuickstartArguments, demo: bool) -> String {
 impl Tour {
     /// Makes a project and a token, streams one answer, and says how to go on.
     fn give(&self, addresses: &Addresses) -> Result<(), Failure> {
-        let management = addresses.management.map(|address| format!("http://{address}")).unwrap_or_default();
+        let management = addresses
+            .management
+            .map(|address| format!("http://{address}"))
+            .unwrap_or_default();
         let api = Api::new(&management, Some(self.management_token.clone()))?;
         let project = Self::project(&api)?;
         let body = json!({"project_id": project, "duration_minutes": 7 * 24 * 60, "name": "quickstart"});
         let token = api.ask(&Method::POST, "/manage/tokens", Some(&body))?;
-        let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let text = |value: &Value, key: &str| {
+            value
+                .get(key)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
         let (secret, token_id) = (text(&token, "token"), text(&token, "id"));
-        let Some(proxy) = addresses.proxy.first() else { return Err(Failure::Failed("no proxy listener".to_owned())) };
+        let Some(proxy) = addresses.proxy.first() else {
+            return Err(Failure::Failed("no proxy listener".to_owned()));
+        };
         let base = format!("http://{}", local(*proxy));
         if !self.json {
             output::line(&format!("llm-proxy serves {base} (management {management})"))?;
@@ -192,7 +239,11 @@ impl Tour {
         if let Some(id) = known.and_then(id) {
             return Ok(id);
         }
-        let made = api.ask(&Method::POST, "/manage/projects", Some(&json!({"name": "quickstart"})))?;
+        let made = api.ask(
+            &Method::POST,
+            "/manage/projects",
+            Some(&json!({"name": "quickstart"})),
+        )?;
         id(&made).ok_or_else(|| Failure::Failed("the project has no id".to_owned()))
     }
 
@@ -238,8 +289,11 @@ fn local(address: SocketAddr) -> SocketAddr {
     if !address.ip().is_unspecified() {
         return address;
     }
-    let loopback: std::net::IpAddr =
-        if address.is_ipv6() { std::net::Ipv6Addr::LOCALHOST.into() } else { std::net::Ipv4Addr::LOCALHOST.into() };
+    let loopback: std::net::IpAddr = if address.is_ipv6() {
+        std::net::Ipv6Addr::LOCALHOST.into()
+    } else {
+        std::net::Ipv4Addr::LOCALHOST.into()
+    };
     SocketAddr::new(loopback, address.port())
 }
 
@@ -259,7 +313,9 @@ fn stream_once(
         .header(http::header::AUTHORIZATION, format!("Bearer {secret}"))
         .header(http::header::CONTENT_TYPE, "application/json")
         .body(Full::new(Bytes::from(body.to_string())))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async move {
         let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
         let response = tokio::time::timeout(FIRST_ANSWER, client.request(request))
@@ -278,7 +334,10 @@ fn stream_once(
                 let data = event.strip_prefix("data: ").unwrap_or_default();
                 done |= data == "[DONE]";
                 let piece = serde_json::from_str::<Value>(data).ok();
-                let piece = piece.as_ref().and_then(|value| value.pointer("/choices/0/delta/content")).and_then(Value::as_str);
+                let piece = piece
+                    .as_ref()
+                    .and_then(|value| value.pointer("/choices/0/delta/content"))
+                    .and_then(Value::as_str);
                 if let Some(piece) = piece {
                     whole.push_str(piece);
                     show(piece)?;
@@ -287,8 +346,15 @@ fn stream_once(
             }
         }
         if !status.is_success() {
-            return Err(Failure::Failed(format!("the first request was answered {status}: {}", pending.trim())));
+            return Err(Failure::Failed(format!(
+                "the first request was answered {status}: {}",
+                pending.trim()
+            )));
         }
-        if done { Ok(whole) } else { Err(Failure::Failed("the first answer did not come whole".to_owned())) }
+        if done {
+            Ok(whole)
+        } else {
+            Err(Failure::Failed("the first answer did not come whole".to_owned()))
+        }
     })
 }

@@ -15,13 +15,19 @@ const RESULT_WAIT: Duration = Duration::from_secs(10);
 
 /// Runs `reload`.
 pub fn run(global: &Global) -> Result<(), Failure> {
-    match Api::find(global).map(|api| api.ask(&Method::POST, "/manage/config/reload", None)) {
-        Ok(Ok(outcome)) => told(global, &outcome),
-        Ok(Err(ApiFailure::Refused { status, message })) if status != 404 => {
-            Err(Failure::Failed(format!("the configuration was not taken over: {message}")))
-        }
+    let api = match Api::find(global) {
+        Ok(api) => api,
+        // the file cannot be used and its faults are printed: the server would say the same
+        Err(Failure::Reported) => return Err(Failure::Reported),
+        Err(_) => return by_signal(global),
+    };
+    match api.ask(&Method::POST, "/manage/config/reload", None) {
+        Ok(outcome) => told(global, &outcome),
+        Err(ApiFailure::Refused { status, message }) if status != 404 => Err(Failure::Failed(format!(
+            "the configuration was not taken over: {message}"
+        ))),
         // the API cannot be used: the process itself can be asked
-        Ok(Err(_)) | Err(_) => by_signal(global),
+        Err(_) => by_signal(global),
     }
 }
 
@@ -30,31 +36,36 @@ fn told(global: &Global, outcome: &Value) -> Result<(), Failure> {
         return output::json(outcome);
     }
     output::line("the configuration was taken over")?;
-    for key in outcome.get("process_only").and_then(Value::as_array).into_iter().flatten() {
-        output::line(&format!("needs a new process: {}", key.as_str().unwrap_or_default()))?;
+    for key in outcome
+        .get("process_only")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        output::line(&format!(
+            "needs a new process: {}",
+            key.as_str().unwrap_or_default()
+        ))?;
     }
     Ok(())
 }
 
 fn by_signal(global: &Global) -> Result<(), Failure> {
-    // a broken file must not keep the running process from saying so itself
-    let state_dir = match Source::of(global)?.load() {
-        Ok(loaded) => loaded.settings.server.state_dir,
-        Err(errors) => {
-            output::error(&format!("the configuration cannot be used:\n{errors}"), global.json);
-            return Err(Failure::Reported);
-        }
-    };
-    let pid_file = state_dir.join("llm-proxy.lock");
-    let pid = std::fs::read_to_string(&pid_file)
-        .ok()
-        .and_then(|text| text.trim().lines().next().and_then(|line| line.trim().parse::<i32>().ok()))
-        .and_then(rustix::process::Pid::from_raw)
-        .ok_or_else(|| Failure::Failed(format!("no running server is known in `{}`", state_dir.display())))?;
+    let state_dir = Source::of(global)?
+        .load_or_report(global.json)?
+        .settings
+        .server
+        .state_dir;
+    let pid = running_pid(&state_dir)
+        .ok_or_else(|| Failure::Failed(format!("no server is running on `{}`", state_dir.display())))?;
     let result_file = state_dir.join("reload-result.json");
     let before = modified(&result_file);
-    rustix::process::kill_process(pid, rustix::process::Signal::HUP)
-        .map_err(|error| Failure::Failed(format!("the server (pid {}) cannot be told: {error}", pid.as_raw_nonzero())))?;
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).map_err(|error| {
+        Failure::Failed(format!(
+            "the server (pid {}) cannot be told: {error}",
+            pid.as_raw_nonzero()
+        ))
+    })?;
     let mut waited = Duration::ZERO;
     while waited < RESULT_WAIT {
         std::thread::sleep(Duration::from_millis(50));
@@ -62,18 +73,46 @@ fn by_signal(global: &Global) -> Result<(), Failure> {
         if modified(&result_file) == before {
             continue;
         }
-        let Ok(text) = std::fs::read_to_string(&result_file) else { continue };
-        let Ok(outcome) = serde_json::from_str::<Value>(&text) else { continue };
-        let errors: Vec<&str> =
-            outcome.get("errors").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        let Ok(text) = std::fs::read_to_string(&result_file) else {
+            continue;
+        };
+        let Ok(outcome) = serde_json::from_str::<Value>(&text) else {
+            continue;
+        };
+        let errors: Vec<&str> = outcome
+            .get("errors")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
         if errors.is_empty() {
             return told(global, &outcome);
         }
-        return Err(Failure::Failed(format!("the configuration was not taken over: {}", errors.join("\n"))));
+        return Err(Failure::Failed(format!(
+            "the configuration was not taken over: {}",
+            errors.join("\n")
+        )));
     }
-    Err(Failure::Failed("the server was told, but said nothing about it in time; see its log".to_owned()))
+    Err(Failure::Failed(
+        "the server was told, but said nothing about it in time; see its log".to_owned(),
+    ))
+}
+
+/// The server that holds the lock of a state directory. A lock that nobody holds names a process that is gone, and
+/// its number may be another's by now.
+fn running_pid(state_dir: &Path) -> Option<rustix::process::Pid> {
+    let path = state_dir.join("llm-proxy.lock");
+    let file = std::fs::File::open(&path).ok()?;
+    if file.try_lock().is_ok() {
+        return None;
+    }
+    let text = std::fs::read_to_string(&path).ok()?;
+    rustix::process::Pid::from_raw(text.lines().next()?.trim().parse().ok()?)
 }
 
 fn modified(path: &Path) -> Option<SystemTime> {
-    std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+    std::fs::metadata(path)
+        .and_then(|metadata| metadata.modified())
+        .ok()
 }

@@ -44,13 +44,21 @@ pub fn run(global: &Global, arguments: ServerArguments) -> Result<(), Failure> {
     source.overlay.set("LISTEN_ADDR", arguments.addr);
     source.overlay.set("DATABASE_PATH", arguments.db.map(text));
     source.overlay.set("LOG_FILE", arguments.log_file.map(text));
-    source.overlay.set("LOG_LEVEL", arguments.log_level.or_else(|| arguments.debug.then(|| "debug".to_owned())));
+    source.overlay.set(
+        "LOG_LEVEL",
+        arguments
+            .log_level
+            .or_else(|| arguments.debug.then(|| "debug".to_owned())),
+    );
     let loaded = source.load_or_report(global.json)?;
     let reread = {
         let source = source.clone();
         move || source.load()
     };
-    let app = App::build(Plan { loaded, reread: Box::new(reread) })?;
+    let app = App::build(Plan {
+        loaded,
+        reread: Box::new(reread),
+    })?;
     app.run(|_, _| async {})?;
     Ok(())
 }

@@ -16,7 +16,10 @@ pub struct Overlay {
 impl Overlay {
     /// Only those of the process's variables that `passes` lets through.
     pub fn only(passes: fn(&str) -> bool) -> Self {
-        Self { set: Vec::new(), passes: Some(passes) }
+        Self {
+            set: Vec::new(),
+            passes: Some(passes),
+        }
     }
 
     /// Sets `name` when `value` is there.

@@ -37,7 +37,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "providers.<name>.ca_file",
         "none",
-        "Further root certificates, PEM.",
+        "Root certificates (PEM) trusted instead of the system's.",
     ),
     Key::new(
         "providers.<name>.api_key",
@@ -170,7 +170,7 @@ pub struct ProviderSettings {
     pub dialect: Dialect,
     /// Where it is; `http://demo.invalid` for the demo dialect, which opens no connection.
     pub base_url: BaseUrl,
-    /// Further root certificates, PEM.
+    /// Root certificates (PEM) that are trusted instead of the system's.
     pub ca_file: Option<PathBuf>,
     /// The installation's key; `None`: only projects with an own key can use it.
     pub api_key: Option<Secret>,

@@ -117,6 +117,14 @@ impl RedisRates {
         self.try_at.load(Ordering::Relaxed) == 0
     }
 
+    /// Waits for the first connection; false when there is none within `timeout`.
+    pub async fn connected_within(&self, timeout: Duration) -> bool {
+        matches!(
+            tokio::time::timeout(timeout, self.client.wait_for_connect()).await,
+            Ok(Ok(()))
+        )
+    }
+
     /// Calls that failed or came too late, for metrics.
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)

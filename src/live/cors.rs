@@ -35,12 +35,18 @@ impl CorsRules {
     }
 
     fn allows(&self, origin: &HeaderValue) -> bool {
-        self.any_origin || self.origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes())
+        self.any_origin
+            || self
+                .origins
+                .iter()
+                .any(|allowed| allowed.as_bytes() == origin.as_bytes())
     }
 
     /// The fields of a preflight's 204, given to `insert` one by one.
     pub fn preflight(&self, request: &HeaderMap, mut insert: impl FnMut(HeaderName, HeaderValue)) {
-        let Some(origin) = request.get(header::ORIGIN).filter(|origin| self.allows(origin)) else { return };
+        let Some(origin) = request.get(header::ORIGIN).filter(|origin| self.allows(origin)) else {
+            return;
+        };
         if self.any_origin {
             insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
         } else {
@@ -56,14 +62,22 @@ impl CorsRules {
         });
         insert(header::ACCESS_CONTROL_ALLOW_HEADERS, headers);
         insert(header::ACCESS_CONTROL_MAX_AGE, self.max_age.clone());
-        insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+        insert(
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static(EXPOSED),
+        );
     }
 
     /// The fields of any other answer to a request with an `Origin`, given to `insert` one by one.
     pub fn decorate(&self, request: &HeaderMap, mut insert: impl FnMut(HeaderName, HeaderValue)) {
-        let Some(origin) = request.get(header::ORIGIN).filter(|origin| self.allows(origin)) else { return };
+        let Some(origin) = request.get(header::ORIGIN).filter(|origin| self.allows(origin)) else {
+            return;
+        };
         insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-        insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+        insert(
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static(EXPOSED),
+        );
         insert(header::VARY, HeaderValue::from_static("Origin"));
     }
 }
@@ -75,7 +89,10 @@ mod tests {
     fn answer_to(rules: &CorsRules, origin: &str, preflight: bool) -> HeaderMap {
         let mut request = HeaderMap::new();
         request.insert(header::ORIGIN, HeaderValue::from_str(origin).unwrap());
-        request.insert(header::ACCESS_CONTROL_REQUEST_HEADERS, HeaderValue::from_static("x-custom"));
+        request.insert(
+            header::ACCESS_CONTROL_REQUEST_HEADERS,
+            HeaderValue::from_static("x-custom"),
+        );
         let mut answer = HeaderMap::new();
         let insert = |name, value| {
             answer.insert(name, value);
@@ -98,22 +115,48 @@ mod tests {
         let rules = CorsRules::new(&words(&["*"]), &words(&["GET", "POST"]), &words(&["*"]), 86400);
         let preflight = answer_to(&rules, "https://a.example", true);
         assert_eq!(field(&preflight, "access-control-allow-origin"), Some("*"));
-        assert_eq!(field(&preflight, "access-control-allow-headers"), Some("x-custom"));
+        assert_eq!(
+            field(&preflight, "access-control-allow-headers"),
+            Some("x-custom")
+        );
         assert_eq!(field(&preflight, "access-control-max-age"), Some("86400"));
         let other = answer_to(&rules, "https://a.example", false);
-        assert_eq!(field(&other, "access-control-allow-origin"), Some("https://a.example"));
+        assert_eq!(
+            field(&other, "access-control-allow-origin"),
+            Some("https://a.example")
+        );
         assert_eq!(field(&other, "vary"), Some("Origin"));
     }
 
     #[test]
     fn a_listed_origin_alone_is_allowed() {
         let words = |list: &[&str]| list.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
-        let rules = CorsRules::new(&words(&["https://a.example"]), &words(&["GET"]), &words(&["x-a"]), 5);
+        let rules = CorsRules::new(
+            &words(&["https://a.example"]),
+            &words(&["GET"]),
+            &words(&["x-a"]),
+            5,
+        );
         assert_eq!(
-            field(&answer_to(&rules, "https://a.example", true), "access-control-allow-origin"),
+            field(
+                &answer_to(&rules, "https://a.example", true),
+                "access-control-allow-origin"
+            ),
             Some("https://a.example")
         );
-        assert_eq!(field(&answer_to(&rules, "https://b.example", true), "access-control-allow-origin"), None);
-        assert_eq!(field(&answer_to(&rules, "https://b.example", false), "access-control-allow-origin"), None);
+        assert_eq!(
+            field(
+                &answer_to(&rules, "https://b.example", true),
+                "access-control-allow-origin"
+            ),
+            None
+        );
+        assert_eq!(
+            field(
+                &answer_to(&rules, "https://b.example", false),
+                "access-control-allow-origin"
+            ),
+            None
+        );
     }
 }

@@ -5,9 +5,9 @@ pub mod reload;
 mod snapshot;
 pub mod watch;
 
-pub use cors::CorsRules;
-pub use snapshot::Snapshot;
 pub use crate::config::OnProxyListener;
+pub use cors::CorsRules;
+pub use snapshot::{STATE_PARAMETERS, Snapshot};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -6,6 +6,9 @@ use super::cors::CorsRules;
 use crate::config::{OnProxyListener, Settings};
 use crate::upstream::{Catalogue, CatalogueError, Upstreams, WatchedKeys};
 
+/// Body parameters that name something the provider keeps per account: a request that sends one reads it.
+pub const STATE_PARAMETERS: [&str; 2] = ["previous_response_id", "conversation"];
+
 /// What a request lives on, from its first hook to its last.
 #[derive(Debug)]
 pub struct Snapshot {
@@ -29,7 +32,11 @@ impl Snapshot {
     pub fn build(settings: &Settings, upstreams: &Arc<Upstreams>) -> Result<Self, CatalogueError> {
         let catalogue = upstreams.catalogue(settings)?;
         let watched = WatchedKeys::new(
-            settings.providers.iter().flat_map(|provider| provider.param_whitelist.iter().map(|(name, _)| name.as_str())),
+            settings
+                .providers
+                .iter()
+                .flat_map(|provider| provider.param_whitelist.iter().map(|(name, _)| name.as_str()))
+                .chain(STATE_PARAMETERS),
         );
         let cors = CorsRules::new(
             &settings.cors.allowed_origins,

@@ -18,9 +18,11 @@ use super::ctx::RequestCtx;
 use super::forward::head::content_length;
 use super::path::RequestPath;
 use crate::auth::{Principal, credential_hash};
-use crate::dialect::paths;
+use crate::dialect::paths::{self, Family};
 use crate::domain::{Denial, DenialCode, Dialect};
+use crate::live::STATE_PARAMETERS;
 use crate::upstream::resolve::AllowedModels;
+use crate::upstream::rules::endpoint_not_found;
 use crate::upstream::{Asked, PathClass, RequestFacts, Route};
 
 /// What admission decided.
@@ -56,10 +58,17 @@ impl From<Unreadable> for Stop {
 
 impl EdgeProxy {
     /// Runs the whole admission; writes the refusal when there is one.
-    pub(super) async fn admit(&self, session: &mut Session, ctx: &mut RequestCtx) -> pingora_core::Result<bool> {
+    pub(super) async fn admit(
+        &self,
+        session: &mut Session,
+        ctx: &mut RequestCtx,
+    ) -> pingora_core::Result<bool> {
         let snapshot = std::sync::Arc::clone(&ctx.snapshot);
-        ctx.arrival.read_head(session, &snapshot.settings.server.trusted_proxies);
+        ctx.arrival
+            .read_head(session, &snapshot.settings.server.trusted_proxies);
         session.set_write_timeout(Some(snapshot.settings.server.stream_idle_timeout));
+        // the body's silence is timed where it is read, by `server.body_timeout`
+        session.set_read_timeout(None);
         let raw_path = session.req_header().uri.path().to_owned();
         let path = paths::strip_prefix(&raw_path, &snapshot.settings.server.path_prefixes);
         if path.starts_with("/v1/messages") {
@@ -93,14 +102,18 @@ impl EdgeProxy {
         ctx.path = Some(Self::admit_path(session, ctx, path)?);
         self.limiter.admit_address(ctx.arrival.client).await?;
         let caller = self.admit_caller(session, ctx).await?;
-        let Some(request_path) = ctx.path.clone() else { return Ok(Admitted::Answered) };
+        let Some(request_path) = ctx.path.clone() else {
+            return Ok(Admitted::Answered);
+        };
         caller.check_ip(ctx.arrival.client)?;
         caller.check_endpoint(&request_path.path)?;
         let facts = request_facts(session, &request_path);
         ctx.snapshot.catalogue.admit_origin(request_path.client, &facts)?;
         if request_path.class == PathClass::Models {
             ctx.caller = Some(caller);
-            self.answer_models(session, ctx, &request_path).await.map_err(Stop::Broken)?;
+            self.answer_models(session, ctx, &request_path)
+                .await
+                .map_err(Stop::Broken)?;
             return Ok(Admitted::Answered);
         }
         Self::admit_state(session, ctx, &caller, &request_path)?;
@@ -116,22 +129,32 @@ impl EdgeProxy {
     /// Draining and overload.
     fn admit_load(&self, ctx: &mut RequestCtx) -> Result<(), Denial> {
         if self.drain.refuses_requests() {
-            return Err(Denial::new(DenialCode::Draining, "this instance is shutting down; try another")
-                .with_retry_after(Duration::from_secs(1)));
+            return Err(Denial::new(
+                DenialCode::Draining,
+                "this instance is shutting down; try another",
+            )
+            .with_retry_after(Duration::from_secs(1)));
         }
         let limit = ctx.snapshot.settings.server.max_concurrent_requests;
         let Some(place) = self.rooms.places.take(limit) else {
-            return Err(Denial::new(DenialCode::Overloaded, "too many requests are under way; try again in a moment")
-                .with_retry_after(Duration::from_secs(1)));
+            return Err(Denial::new(
+                DenialCode::Overloaded,
+                "too many requests are under way; try again in a moment",
+            )
+            .with_retry_after(Duration::from_secs(1)));
         };
         ctx.place = Some(place);
+        ctx.running = Some(self.metrics.request_began());
         Ok(())
     }
 
     /// Unknown paths and wrong methods.
     fn admit_path(session: &Session, ctx: &RequestCtx, path: &str) -> Result<RequestPath, Denial> {
         let normal = paths::normalise(path).map_err(|error| {
-            Denial::new(DenialCode::EndpointNotFound, format!("the path is not in normal form: {error}"))
+            Denial::new(
+                DenialCode::EndpointNotFound,
+                format!("the path is not in normal form: {error}"),
+            )
         })?;
         let known = paths::classify(session.req_header().method.as_str(), &normal);
         let query = session.req_header().uri.query();
@@ -146,6 +169,9 @@ impl EdgeProxy {
             facts: known,
             client: ctx.arrival.dialect,
         };
+        if known.family == Family::NotInThisVersion {
+            return Err(endpoint_not_found(&request_path.path));
+        }
         let facts = request_facts(session, &request_path);
         ctx.snapshot.catalogue.admit_path(request_path.client, &facts)?;
         Ok(request_path)
@@ -186,7 +212,10 @@ impl EdgeProxy {
             if !provider.dialect.serves(path.client) || provider.rules.check_path(&facts).is_err() {
                 continue;
             }
-            match provider.rules.check_state(&facts, caller.provider_keys.contains_key(&*provider.name)) {
+            match provider
+                .rules
+                .check_state(&facts, caller.provider_keys.contains_key(&*provider.name))
+            {
                 Ok(()) => return Ok(()),
                 Err(denial) => refused = refused.or(Some(denial)),
             }
@@ -252,18 +281,35 @@ impl EdgeProxy {
             RequestBody::Held(held) => held.model(),
             RequestBody::Unread | RequestBody::Streamed => None,
         };
-        let allowed =
-            AllowedModels { token: &caller.token_allowed_models, project: &caller.project_allowed_models };
+        let allowed = AllowedModels {
+            token: &caller.token_allowed_models,
+            project: &caller.project_allowed_models,
+        };
         if path.class == PathClass::Inference {
             catalogue.check_allowed_models(model, allowed)?;
         }
-        let asked = Asked { model, client: path.client, path: &path.path };
+        let asked = Asked {
+            model,
+            client: path.client,
+            path: &path.path,
+        };
         let facts = request_facts(session, path);
         catalogue.resolve(&asked, allowed)?.keep(|target| {
             let provider = &target.provider;
-            provider.rules.check_head(&facts, caller.provider_keys.contains_key(&*provider.name))?;
-            let RequestBody::Held(held) = &ctx.body else { return Ok(()) };
-            provider.rules.check_parameters(|name| parameter(held, target.model.as_deref(), name))
+            provider
+                .rules
+                .check_head(&facts, caller.provider_keys.contains_key(&*provider.name))?;
+            let RequestBody::Held(held) = &ctx.body else {
+                return Ok(());
+            };
+            if let Some(name) = state_parameter(held) {
+                provider
+                    .rules
+                    .check_shared_state(name, caller.provider_keys.contains_key(&*provider.name))?;
+            }
+            provider
+                .rules
+                .check_parameters(|name| parameter(held, target.model.as_deref(), name))
         })
     }
 
@@ -271,7 +317,11 @@ impl EdgeProxy {
     async fn preflight(&self, session: &mut Session, ctx: &mut RequestCtx) -> pingora_core::Result<()> {
         let mut head = ResponseHeader::build_no_case(204, Some(12))?;
         let mut fields = Vec::with_capacity(6);
-        ctx.snapshot.cors.preflight(&session.req_header().headers, |name, value| fields.push((name, value)));
+        ctx.snapshot
+            .cors
+            .preflight(&session.req_header().headers, |name, value| {
+                fields.push((name, value));
+            });
         for (name, value) in fields {
             head.insert_header(name, value)?;
         }
@@ -279,20 +329,47 @@ impl EdgeProxy {
     }
 }
 
+/// The parameter by which a body asks for what the provider keeps per account, if it has one.
+fn state_parameter(held: &super::body::HeldBody) -> Option<&'static str> {
+    let Understood::Json(facts) = &held.facts else {
+        return None;
+    };
+    STATE_PARAMETERS.into_iter().find(|name| {
+        facts
+            .parameter(name)
+            .is_some_and(|value| value.as_text() != Some("null"))
+    })
+}
+
 /// The value of a whitelisted parameter as it goes to the target.
-fn parameter<'b>(held: &'b super::body::HeldBody, renamed: Option<&'b str>, name: &str) -> Option<Cow<'b, str>> {
+fn parameter<'b>(
+    held: &'b super::body::HeldBody,
+    renamed: Option<&'b str>,
+    name: &str,
+) -> Option<Cow<'b, str>> {
     if name == "model" && held.model().is_some() {
         return renamed.or_else(|| held.model()).map(Cow::Borrowed);
     }
-    let Understood::Json(facts) = &held.facts else { return None };
+    let Understood::Json(facts) = &held.facts else {
+        return None;
+    };
     if name == "stream" {
-        return facts.stream.map(|stream| Cow::Borrowed(if stream { "true" } else { "false" }));
+        return facts
+            .stream
+            .map(|stream| Cow::Borrowed(if stream { "true" } else { "false" }));
     }
     // an object or array never matches a pattern: it is shown as what it is
-    facts.parameter(name).map(|value| Cow::Borrowed(value.as_text().unwrap_or("[object]")))
+    facts
+        .parameter(name)
+        .map(|value| Cow::Borrowed(value.as_text().unwrap_or("[object]")))
 }
 
 fn request_facts<'a>(session: &'a Session, path: &'a RequestPath) -> RequestFacts<'a> {
     let head = session.req_header();
-    RequestFacts { method: head.method.as_str(), path: &path.path, class: path.class, headers: &head.headers }
+    RequestFacts {
+        method: head.method.as_str(),
+        path: &path.path,
+        class: path.class,
+        headers: &head.headers,
+    }
 }

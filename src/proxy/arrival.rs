@@ -33,6 +33,8 @@ pub struct Arrival {
     pub dialect: Dialect,
     /// A health probe: it writes no access line.
     pub is_quiet: bool,
+    /// One of our own paths: it is no request of the data plane.
+    pub is_own: bool,
 }
 
 impl Arrival {
@@ -49,6 +51,7 @@ impl Arrival {
             client: IpAddr::from([0, 0, 0, 0]),
             dialect: Dialect::OpenAi,
             is_quiet: false,
+            is_own: false,
         }
     }
 
@@ -56,14 +59,21 @@ impl Arrival {
     pub fn read_head(&mut self, session: &Session, trusted_proxies: &[IpNet]) {
         let headers = &session.req_header().headers;
         self.request_id = client_request_id(headers).unwrap_or_else(|| {
-            HeaderValue::from_str(&self.record_id.to_string()).unwrap_or_else(|_| HeaderValue::from_static("-"))
+            HeaderValue::from_str(&self.record_id.to_string())
+                .unwrap_or_else(|_| HeaderValue::from_static("-"))
         });
-        self.peer = session.client_addr().and_then(|address| address.as_inet()).map(std::net::SocketAddr::ip);
+        self.peer = session
+            .client_addr()
+            .and_then(|address| address.as_inet())
+            .map(std::net::SocketAddr::ip);
         let peer = self.peer.unwrap_or(self.client);
         self.client = if trusted_proxies.is_empty() {
             peer.to_canonical()
         } else {
-            let lines = headers.get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes);
+            let lines = headers
+                .get_all("x-forwarded-for")
+                .iter()
+                .map(HeaderValue::as_bytes);
             client_address(peer, trusted_proxies, lines)
         };
         if headers.contains_key("anthropic-version") {
@@ -80,7 +90,10 @@ impl Arrival {
 fn client_request_id(headers: &HeaderMap) -> Option<HeaderValue> {
     let value = headers.get("x-request-id")?;
     let sane = (1..=REQUEST_ID_BYTES).contains(&value.len())
-        && value.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
+        && value
+            .as_bytes()
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
     sane.then(|| value.clone())
 }
 

@@ -121,8 +121,11 @@ fn over_budget(exceeded: BudgetExceeded) -> Denial {
         BudgetExceeded::Process => "all requests together",
         BudgetExceeded::Token => "the requests of this token together",
     };
-    Denial::new(DenialCode::Overloaded, format!("{whose} hold as much memory as they may; try again in a moment"))
-        .with_retry_after(Duration::from_secs(1))
+    Denial::new(
+        DenialCode::Overloaded,
+        format!("{whose} hold as much memory as they may; try again in a moment"),
+    )
+    .with_retry_after(Duration::from_secs(1))
 }
 
 fn body_timeout(silence: Duration) -> Denial {
@@ -147,7 +150,11 @@ enum Reader<'keys> {
 }
 
 /// Reads the whole body and understands it, chunk by chunk while it arrives.
-pub async fn read_held(session: &mut Session, mut held: HeldBytes, bounds: &ReadBounds) -> Result<HeldBody, Unreadable> {
+pub async fn read_held(
+    session: &mut Session,
+    mut held: HeldBytes,
+    bounds: &ReadBounds,
+) -> Result<HeldBody, Unreadable> {
     let declared = super::forward::head::content_length(&session.req_header().headers);
     if let Some(length) = declared {
         if length > bounds.max_bytes {
@@ -169,7 +176,8 @@ pub async fn read_held(session: &mut Session, mut held: HeldBytes, bounds: &Read
             return Err(too_large(bounds.max_bytes).into());
         }
         if declared.is_none() {
-            held.grow(chunk.len() as u64, bounds.memory_bytes).map_err(over_budget)?;
+            held.grow(chunk.len() as u64, bounds.memory_bytes)
+                .map_err(over_budget)?;
         }
         if let Reader::Json(inspector) = &mut reader {
             inspector.feed(&chunk).map_err(|error| invalid_json(&error))?;
@@ -179,7 +187,8 @@ pub async fn read_held(session: &mut Session, mut held: HeldBytes, bounds: &Read
             (None, None) => first = Some(chunk),
             (None, Some(start)) => {
                 let capacity = declared.unwrap_or(length * 2).min(bounds.max_bytes);
-                let mut buffer = BytesMut::with_capacity(usize::try_from(capacity).unwrap_or(0).max(start.len()));
+                let mut buffer =
+                    BytesMut::with_capacity(usize::try_from(capacity).unwrap_or(0).max(start.len()));
                 buffer.extend_from_slice(start);
                 buffer.extend_from_slice(&chunk);
                 rest = Some(buffer);
@@ -188,7 +197,9 @@ pub async fn read_held(session: &mut Session, mut held: HeldBytes, bounds: &Read
     }
     let bytes = rest.map(BytesMut::freeze).or(first).unwrap_or_default();
     let facts = match reader {
-        Reader::Json(inspector) => Understood::Json(inspector.finish().map_err(|error| invalid_json(&error))?),
+        Reader::Json(inspector) => {
+            Understood::Json(inspector.finish().map_err(|error| invalid_json(&error))?)
+        }
         Reader::Form(content_type) => {
             Understood::Form(multipart::inspect(&content_type, &bytes).map_err(|error| {
                 let denial = Denial::new(DenialCode::InvalidJson, error.to_string());
@@ -199,7 +210,11 @@ pub async fn read_held(session: &mut Session, mut held: HeldBytes, bounds: &Read
             })?)
         }
     };
-    Ok(HeldBody { bytes, facts, _held: held })
+    Ok(HeldBody {
+        bytes,
+        facts,
+        _held: held,
+    })
 }
 
 /// The next chunk of the body, within the longest silence.
@@ -208,10 +223,12 @@ async fn next_chunk(session: &mut Session, silence: Duration) -> Result<Option<B
         Err(_) => Err(body_timeout(silence).into()),
         Ok(Ok(chunk)) => Ok(chunk),
         Ok(Err(error)) => Err(match error.etype() {
-            kind if *kind == INVALID_CHUNK || *kind == ErrorType::InvalidHTTPHeader => Unreadable::Denied(Denial::new(
-                DenialCode::MalformedRequest,
-                "the chunked framing of the request body is broken",
-            )),
+            kind if *kind == INVALID_CHUNK || *kind == ErrorType::InvalidHTTPHeader => {
+                Unreadable::Denied(Denial::new(
+                    DenialCode::MalformedRequest,
+                    "the chunked framing of the request body is broken",
+                ))
+            }
             ErrorType::ReadTimedout => body_timeout(silence).into(),
             _ => Unreadable::Gone(error.into_down()),
         }),
@@ -237,6 +254,11 @@ pub async fn send_continue(session: &mut Session) -> Result<(), Unreadable> {
 
 /// The content type of a form; everything else is JSON, whatever it calls itself.
 fn form_content_type(session: &Session) -> Option<String> {
-    let content_type = session.req_header().headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    let content_type = session
+        .req_header()
+        .headers
+        .get(header::CONTENT_TYPE)?
+        .to_str()
+        .ok()?;
     multipart::is_form_data(content_type).then(|| content_type.to_owned())
 }

@@ -34,7 +34,9 @@ impl EdgeProxy {
             }
         };
         let body = match &ctx.body {
-            RequestBody::Held(held) if matches!(held.facts, Understood::Json(_)) => canonical(&held.bytes).await,
+            RequestBody::Held(held) if matches!(held.facts, Understood::Json(_)) => {
+                canonical(&held.bytes).await
+            }
             RequestBody::Held(held) => held.bytes.to_vec(),
             RequestBody::Unread => Vec::new(),
             // what is not held cannot be part of a key
@@ -66,12 +68,18 @@ impl EdgeProxy {
 
     /// What was found is good enough for this request, or is as good as nothing.
     pub(super) fn judge_hit(&self, meta: &CacheMeta, ctx: &RequestCtx) -> Option<ForcedFreshness> {
-        ctx.cache.lookup.as_ref().and_then(|lookup| lookup.verdict(meta, &*self.clock))
+        ctx.cache
+            .lookup
+            .as_ref()
+            .and_then(|lookup| lookup.verdict(meta, &*self.clock))
     }
 
     /// The refusal of a request that must not leave the cache and found nothing there.
     pub(super) fn refuse_miss(ctx: &RequestCtx) -> Option<Denial> {
-        ctx.cache.lookup.filter(|lookup| lookup.only_if_cached).map(|_| not_cached())
+        ctx.cache
+            .lookup
+            .filter(|lookup| lookup.only_if_cached)
+            .map(|_| not_cached())
     }
 
     /// Puts our fields on an answer from the cache.
@@ -82,7 +90,11 @@ impl EdgeProxy {
         ctx: &mut RequestCtx,
     ) -> pingora_core::Result<()> {
         let not_modified = answer.status == http::StatusCode::NOT_MODIFIED;
-        let outcome = if not_modified { CacheOutcome::ConditionalHit } else { CacheOutcome::Hit };
+        let outcome = if not_modified {
+            CacheOutcome::ConditionalHit
+        } else {
+            CacheOutcome::Hit
+        };
         ctx.cache.outcome = Some(outcome);
         ctx.outcome.origin = Origin::Upstream;
         ctx.outcome.status = answer.status.as_u16();
@@ -105,5 +117,7 @@ async fn canonical(body: &bytes::Bytes) -> Vec<u8> {
     }
     let owned = body.clone();
     // a panic there would be a defect: the body as it is makes a key that nothing else has
-    tokio::task::spawn_blocking(move || canonical_json(&owned)).await.unwrap_or_else(|_| body.to_vec())
+    tokio::task::spawn_blocking(move || canonical_json(&owned))
+        .await
+        .unwrap_or_else(|_| body.to_vec())
 }

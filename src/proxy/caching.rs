@@ -26,7 +26,9 @@ impl CacheState {
         key_exposed: bool,
         answer: &mut ResponseHeader,
     ) -> pingora_core::Result<()> {
-        let Some(outcome) = self.outcome else { return Ok(()) };
+        let Some(outcome) = self.outcome else {
+            return Ok(());
+        };
         if exposed {
             answer.insert_header("x-proxy-cache", HeaderValue::from_static(outcome.as_str()))?;
             answer.insert_header("cache-status", HeaderValue::from_static(outcome.cache_status()))?;
@@ -40,7 +42,9 @@ impl CacheState {
     /// A miss whose answer is not stored.
     pub(super) fn miss(&mut self) {
         if let Some(lookup) = &self.lookup {
-            self.outcome = Some(CacheOutcome::Miss { refresh: lookup.refresh });
+            self.outcome = Some(CacheOutcome::Miss {
+                refresh: lookup.refresh,
+            });
         }
     }
 }
@@ -55,7 +59,11 @@ pub(crate) struct Fill<'a> {
 impl<'a> Fill<'a> {
     /// No fill has begun.
     pub(crate) fn idle(cache: &'a mut HttpCache, response_cache: &'a ResponseCache) -> Self {
-        Self { cache, response_cache, running: false }
+        Self {
+            cache,
+            response_cache,
+            running: false,
+        }
     }
 
     /// Whether the request was looked up and missed, so that its answer may be stored.
@@ -64,8 +72,16 @@ impl<'a> Fill<'a> {
     }
 
     /// Begins to store; answers whether it did.
-    pub(crate) async fn begin(&mut self, head: &ResponseHeader, answer: &Storable, max_object_bytes: u64) -> bool {
-        self.running = self.response_cache.begin(self.cache, head, answer, max_object_bytes).await;
+    pub(crate) async fn begin(
+        &mut self,
+        head: &ResponseHeader,
+        answer: &Storable,
+        max_object_bytes: u64,
+    ) -> bool {
+        self.running = self
+            .response_cache
+            .begin(self.cache, head, answer, max_object_bytes)
+            .await;
         self.running
     }
 

@@ -13,6 +13,7 @@ use crate::dialect::sse::StreamKind;
 use crate::domain::Clock;
 use crate::limit::Reservation;
 use crate::live::Snapshot;
+use crate::telemetry::metrics::ActiveGuard;
 use crate::upstream::{PathClass, Route};
 
 /// The state of one request, from the first hook to the last, on one snapshot.
@@ -38,6 +39,8 @@ pub struct RequestCtx {
     pub outcome: Outcome,
     /// Its place among the concurrent requests.
     pub place: Option<Place>,
+    /// Counts it as running.
+    pub running: Option<ActiveGuard>,
 }
 
 impl RequestCtx {
@@ -54,12 +57,15 @@ impl RequestCtx {
             reservation: None,
             outcome: Outcome::default(),
             place: None,
+            running: None,
         }
     }
 
     /// Whether the path is an inference path.
     pub fn is_inference(&self) -> bool {
-        self.path.as_ref().is_some_and(|path| path.class == PathClass::Inference)
+        self.path
+            .as_ref()
+            .is_some_and(|path| path.class == PathClass::Inference)
     }
 
     /// How a stream of this path is written.

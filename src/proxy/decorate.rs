@@ -16,8 +16,11 @@ pub(super) fn decorate(
     answer.insert_header("x-request-id", ctx.arrival.request_id.clone())?;
     answer.insert_header("x-proxy", HeaderValue::from_static("llm-proxy"))?;
     let mut fields = Ok(());
+    let is_preflight = answer
+        .headers
+        .contains_key(http::header::ACCESS_CONTROL_ALLOW_ORIGIN);
     ctx.snapshot.cors.decorate(request, |name, value| {
-        if fields.is_ok() {
+        if fields.is_ok() && !is_preflight {
             fields = answer.append_header(name, value).map(|_| ());
         }
     });
@@ -27,10 +30,14 @@ pub(super) fn decorate(
         answer.insert_header("x-llm-proxy-origin", ctx.outcome.origin.as_str())?;
     }
     let served = &ctx.outcome.served;
-    if exposed.provider && let Some(provider) = &served.provider {
+    if exposed.provider
+        && let Some(provider) = &served.provider
+    {
         insert_text(answer, "x-llm-proxy-provider", provider)?;
     }
-    if exposed.model && let Some(model) = &served.model {
+    if exposed.model
+        && let Some(model) = &served.model
+    {
         insert_text(answer, "x-llm-proxy-model", model)?;
     }
     if exposed.attempts && served.attempts > 0 {
@@ -39,7 +46,9 @@ pub(super) fn decorate(
     if exposed.timing {
         timing(ctx, answer, now)?;
     }
-    if exposed.ratelimit && let Some(rates) = ctx.outcome.rate {
+    if exposed.ratelimit
+        && let Some(rates) = ctx.outcome.rate
+    {
         answer.insert_header("x-ratelimit-limit-requests", rates.limit)?;
         answer.insert_header("x-ratelimit-remaining-requests", rates.remaining)?;
         insert_text(answer, "x-ratelimit-reset-requests", &rates.reset_text())?;
@@ -48,7 +57,11 @@ pub(super) fn decorate(
 }
 
 fn timing(ctx: &RequestCtx, answer: &mut ResponseHeader, now: Timestamp) -> pingora_core::Result<()> {
-    insert_text(answer, "x-proxy-received-at", &ctx.arrival.received_at.to_rfc3339())?;
+    insert_text(
+        answer,
+        "x-proxy-received-at",
+        &ctx.arrival.received_at.to_rfc3339(),
+    )?;
     let served = &ctx.outcome.served;
     if served.attempts == 0 {
         return Ok(());

@@ -8,11 +8,14 @@ use parking_lot::Mutex;
 
 use crate::domain::TokenId;
 
+/// Tokens are counted in so many parts, so that their requests do not wait for each other.
+const SHARDS: usize = 16;
+
 /// Counts held bytes by actual size. At the bound: 503 `overloaded`, `Retry-After: 1`.
 #[derive(Debug, Default)]
 pub struct MemoryBudget {
     held: AtomicU64,
-    by_token: Mutex<HashMap<TokenId, u64>>,
+    by_token: [Mutex<HashMap<TokenId, u64>>; SHARDS],
 }
 
 /// The bytes of one request; given back on drop, on every path.
@@ -38,9 +41,17 @@ impl MemoryBudget {
         self.held.load(Ordering::Relaxed)
     }
 
+    fn shard(&self, token: TokenId) -> &Mutex<HashMap<TokenId, u64>> {
+        &self.by_token[usize::from(token.as_bytes()[15]) % SHARDS]
+    }
+
     /// Starts counting for one request of `token`.
     pub fn open(self: &Arc<Self>, token: TokenId) -> HeldBytes {
-        HeldBytes { budget: Arc::clone(self), token, bytes: 0 }
+        HeldBytes {
+            budget: Arc::clone(self),
+            token,
+            bytes: 0,
+        }
     }
 }
 
@@ -52,7 +63,7 @@ impl HeldBytes {
             self.budget.held.fetch_sub(more, Ordering::Relaxed);
             return Err(BudgetExceeded::Process);
         }
-        let mut by_token = self.budget.by_token.lock();
+        let mut by_token = self.budget.shard(self.token).lock();
         let token_bytes = by_token.entry(self.token).or_default();
         if token_bytes.saturating_add(more) > limit_bytes / 4 {
             if *token_bytes == 0 {
@@ -73,7 +84,7 @@ impl Drop for HeldBytes {
             return;
         }
         self.budget.held.fetch_sub(self.bytes, Ordering::Relaxed);
-        let mut by_token = self.budget.by_token.lock();
+        let mut by_token = self.budget.shard(self.token).lock();
         if let Some(token_bytes) = by_token.get_mut(&self.token) {
             *token_bytes -= self.bytes;
             if *token_bytes == 0 {
@@ -100,6 +111,6 @@ mod tests {
         assert_eq!(budget.held(), 45);
         drop((held, other));
         assert_eq!(budget.held(), 0);
-        assert!(budget.by_token.lock().is_empty());
+        assert!(budget.by_token.iter().all(|shard| shard.lock().is_empty()));
     }
 }

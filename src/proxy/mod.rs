@@ -114,7 +114,11 @@ impl ProxyHttp for EdgeProxy {
         RequestCtx::new(self.live.snapshot(), &*self.clock)
     }
 
-    async fn request_filter(&self, session: &mut Session, ctx: &mut RequestCtx) -> pingora_core::Result<bool> {
+    async fn request_filter(
+        &self,
+        session: &mut Session,
+        ctx: &mut RequestCtx,
+    ) -> pingora_core::Result<bool> {
         self.admit(session, ctx).await
     }
 
@@ -124,7 +128,9 @@ impl ProxyHttp for EdgeProxy {
     }
 
     fn cache_key_callback(&self, _: &Session, ctx: &mut RequestCtx) -> pingora_core::Result<CacheKey> {
-        ctx.cache.pingora_key().ok_or_else(|| Error::new_in(ErrorType::InternalError))
+        ctx.cache
+            .pingora_key()
+            .ok_or_else(|| Error::new_in(ErrorType::InternalError))
     }
 
     async fn cache_hit_filter(
@@ -147,11 +153,19 @@ impl ProxyHttp for EdgeProxy {
         self.dress_hit(session, answer, ctx)
     }
 
-    async fn proxy_upstream_filter(&self, session: &mut Session, ctx: &mut RequestCtx) -> pingora_core::Result<bool> {
+    async fn proxy_upstream_filter(
+        &self,
+        session: &mut Session,
+        ctx: &mut RequestCtx,
+    ) -> pingora_core::Result<bool> {
         self.forward(session, ctx).await.map(|()| false)
     }
 
-    async fn upstream_peer(&self, _: &mut Session, _: &mut RequestCtx) -> pingora_core::Result<Box<HttpPeer>> {
+    async fn upstream_peer(
+        &self,
+        _: &mut Session,
+        _: &mut RequestCtx,
+    ) -> pingora_core::Result<Box<HttpPeer>> {
         // the forwarding loop answers every request: Pingora's own way upstream is never taken
         Err(Error::new_in(ErrorType::InternalError))
     }

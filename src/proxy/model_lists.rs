@@ -50,7 +50,9 @@ struct Kept {
 
 impl Default for ModelLists {
     fn default() -> Self {
-        Self { lists: quick_cache::sync::Cache::new(LISTS) }
+        Self {
+            lists: quick_cache::sync::Cache::new(LISTS),
+        }
     }
 }
 
@@ -71,14 +73,23 @@ impl EdgeProxy {
         ctx: &mut RequestCtx,
         path: &RequestPath,
     ) -> pingora_core::Result<()> {
-        let Some(caller) = ctx.caller.clone() else { return Ok(()) };
-        let allowed = AllowedModels { token: &caller.token_allowed_models, project: &caller.project_allowed_models };
+        let Some(caller) = ctx.caller.clone() else {
+            return Ok(());
+        };
+        let allowed = AllowedModels {
+            token: &caller.token_allowed_models,
+            project: &caller.project_allowed_models,
+        };
         let created = ctx.arrival.received_at.as_seconds();
         let mut entries: Vec<ListedModel> = ctx
             .snapshot
             .catalogue
             .public_models(allowed)
-            .map(|model| ListedModel { id: model.name.to_string(), created, owned_by: "llm-proxy".to_owned() })
+            .map(|model| ListedModel {
+                id: model.name.to_string(),
+                created,
+                owned_by: "llm-proxy".to_owned(),
+            })
             .collect();
         let (passed, status) = self.provider_list(ctx, &caller).await;
         ctx.cache.outcome = Some(status);
@@ -98,11 +109,14 @@ impl EdgeProxy {
             Some(wanted) => match entries.iter().find(|entry| entry.id == wanted) {
                 Some(entry) => render_model(path.client, entry),
                 None => {
-                    let denial = Denial::new(DenialCode::ModelNotFound, format!("model `{wanted}` does not exist or is not allowed for this token"))
-                        .with_param("model");
+                    let denial = Denial::new(
+                        DenialCode::ModelNotFound,
+                        format!("model `{wanted}` does not exist or is not allowed for this token"),
+                    )
+                    .with_param("model");
                     return self.reject(session, ctx, denial).await;
                 }
-            }
+            },
         };
         let mut head = ResponseHeader::build_no_case(200, Some(20))?;
         head.insert_header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
@@ -139,15 +153,25 @@ impl EdgeProxy {
         {
             return (Some(newer), CacheOutcome::Hit);
         }
-        match tokio::time::timeout(FETCH, fetch(&provider, project_key)).await.ok().flatten() {
+        match tokio::time::timeout(FETCH, fetch(&provider, project_key))
+            .await
+            .ok()
+            .flatten()
+        {
             Some(entries) => {
-                let fresh = Arc::new(Kept { entries, fetched: self.clock.monotonic() });
+                let fresh = Arc::new(Kept {
+                    entries,
+                    fetched: self.clock.monotonic(),
+                });
                 slot.kept.store(Some(Arc::clone(&fresh)));
                 (Some(fresh), CacheOutcome::Miss { refresh: false })
             }
             None => {
                 log::warn!(provider = &*provider.name; "the model list of upstream `{}` could not be fetched", provider.name);
-                (kept.filter(|kept| age(kept) < USABLE), CacheOutcome::Miss { refresh: false })
+                (
+                    kept.filter(|kept| age(kept) < USABLE),
+                    CacheOutcome::Miss { refresh: false },
+                )
             }
         }
     }
@@ -156,7 +180,11 @@ impl EdgeProxy {
 impl ModelLists {
     fn slot(&self, provider: &Provider, project_key: Option<&Secret>) -> Arc<Slot> {
         let mut hash = Sha256::new();
-        for part in [&*provider.name, &*provider.address_text, project_key.map_or("", Secret::expose)] {
+        for part in [
+            &*provider.name,
+            &*provider.address_text,
+            project_key.map_or("", Secret::expose),
+        ] {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
         }
@@ -173,7 +201,11 @@ impl ModelLists {
 /// Asks a provider for its list. `None`: it could not be had, whatever the reason.
 async fn fetch(provider: &Provider, project_key: Option<&Secret>) -> Option<Vec<ListedModel>> {
     let connector = provider.connector.as_ref()?;
-    let target = if provider.dialect == Dialect::Anthropic { "/v1/models?limit=1000" } else { "/v1/models" };
+    let target = if provider.dialect == Dialect::Anthropic {
+        "/v1/models?limit=1000"
+    } else {
+        "/v1/models"
+    };
     let mut head = RequestHeader::build_no_case("GET", provider.address(target).as_bytes(), Some(8)).ok()?;
     let none = http::HeaderMap::new();
     provider
@@ -182,9 +214,14 @@ async fn fetch(provider: &Provider, project_key: Option<&Secret>) -> Option<Vec<
             let _ = head.insert_header(name.clone(), value);
         })
         .ok()?;
-    head.insert_header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity")).ok()?;
-    head.insert_header(header::ACCEPT, HeaderValue::from_static("application/json")).ok()?;
-    let mut connected = connector.connect(provider.timeouts.connect, Reuse::Allowed).await.ok()?;
+    head.insert_header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"))
+        .ok()?;
+    head.insert_header(header::ACCEPT, HeaderValue::from_static("application/json"))
+        .ok()?;
+    let mut connected = connector
+        .connect(provider.timeouts.connect, Reuse::Allowed)
+        .await
+        .ok()?;
     super::forward::address(&mut head, &connected.session, provider);
     let session = &mut connected.session;
     session.write_request_header(Box::new(head)).await.ok()?;
@@ -207,7 +244,9 @@ async fn fetch(provider: &Provider, project_key: Option<&Secret>) -> Option<Vec<
     }
     let entries = parse_list(&body)?;
     if connected.session.response_done() {
-        connector.release(connected, provider.timeouts.idle_connection).await;
+        connector
+            .release(connected, provider.timeouts.idle_connection)
+            .await;
     }
     Some(entries)
 }

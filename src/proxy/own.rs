@@ -29,11 +29,13 @@ impl EdgeProxy {
         if path == "/" && (method == Method::GET || method == Method::HEAD) {
             let mut head = ResponseHeader::build_no_case(200, Some(16))?;
             head.insert_header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
-            self.answer(session, ctx, head, Bytes::from_static(b"{\"status\":\"ok\"}\n")).await?;
+            self.answer(session, ctx, head, Bytes::from_static(b"{\"status\":\"ok\"}\n"))
+                .await?;
             return Ok(Some(true));
         }
         if let Some(response) = self.own_paths.health(path) {
             ctx.arrival.is_quiet = true;
+            ctx.arrival.is_own = true;
             self.write_own(session, ctx, response).await?;
             return Ok(Some(true));
         }
@@ -51,6 +53,7 @@ impl EdgeProxy {
             self.rooms.own_refusals.note(self.clock.monotonic(), why);
             return Ok(None);
         }
+        ctx.arrival.is_own = true;
         self.hand_over(session, ctx).await?;
         Ok(Some(true))
     }
@@ -66,7 +69,10 @@ impl EdgeProxy {
         let head = session.req_header();
         let request = OwnRequest {
             method: head.method.clone(),
-            target: head.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string),
+            target: head
+                .uri
+                .path_and_query()
+                .map_or_else(|| "/".to_owned(), ToString::to_string),
             headers: head.headers.clone(),
             body,
             client: ctx.arrival.client,
@@ -90,10 +96,14 @@ impl EdgeProxy {
         let silence = ctx.snapshot.settings.server.body_timeout;
         let mut body = BytesMut::new();
         loop {
-            let Ok(read) = tokio::time::timeout(silence, session.downstream_session.read_request_body()).await else {
+            let Ok(read) =
+                tokio::time::timeout(silence, session.downstream_session.read_request_body()).await
+            else {
                 return Ok(Err(StatusCode::REQUEST_TIMEOUT));
             };
-            let Some(chunk) = read? else { return Ok(Ok(body.freeze())) };
+            let Some(chunk) = read? else {
+                return Ok(Ok(body.freeze()));
+            };
             if body.len() + chunk.len() > OWN_BODY_BYTES {
                 return Ok(Err(StatusCode::PAYLOAD_TOO_LARGE));
             }
@@ -123,7 +133,11 @@ fn plain_error(status: StatusCode) -> OwnResponse {
         StatusCode::REQUEST_TIMEOUT => "{\"error\":\"the request body did not come in time\"}\n",
         _ => "{\"error\":\"the request body could not be read\"}\n",
     };
-    OwnResponse { status, headers, body: Bytes::from_static(text.as_bytes()) }
+    OwnResponse {
+        status,
+        headers,
+        body: Bytes::from_static(text.as_bytes()),
+    }
 }
 
 /// Says at most once a minute why an own path was not answered here.

@@ -22,7 +22,12 @@ pub type NotLocal = &'static str;
 
 impl OwnPathRule {
     /// Whether the request may reach the own paths; `Err` says why not.
-    pub fn permits(self, peer: Option<IpAddr>, version: Version, headers: &HeaderMap) -> Result<(), NotLocal> {
+    pub fn permits(
+        self,
+        peer: Option<IpAddr>,
+        version: Version,
+        headers: &HeaderMap,
+    ) -> Result<(), NotLocal> {
         match self.mode {
             OnProxyListener::All => Ok(()),
             OnProxyListener::Off => Err("`management.on_proxy_listener` is `off`"),
@@ -43,7 +48,10 @@ impl OwnPathRule {
         if version < Version::HTTP_11 {
             return Err("the request is older than HTTP/1.1");
         }
-        if !headers.get(http::header::HOST).is_some_and(|host| is_loopback_host(host.as_bytes())) {
+        if !headers
+            .get(http::header::HOST)
+            .is_some_and(|host| is_loopback_host(host.as_bytes()))
+        {
             return Err("`Host` is not a loopback name");
         }
         if headers.keys().any(|name| speaks_of_a_proxy(name.as_str())) {
@@ -54,7 +62,9 @@ impl OwnPathRule {
 }
 
 fn is_loopback_host(host: &[u8]) -> bool {
-    let Ok(host) = std::str::from_utf8(host) else { return false };
+    let Ok(host) = std::str::from_utf8(host) else {
+        return false;
+    };
     let name = match host.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
             Some((inside, _)) => inside,
@@ -66,7 +76,9 @@ fn is_loopback_host(host: &[u8]) -> bool {
 }
 
 fn speaks_of_a_proxy(name: &str) -> bool {
-    matches!(name, "forwarded" | "x-real-ip" | "via") || name.starts_with("x-forwarded-") || name.starts_with("cf-")
+    matches!(name, "forwarded" | "x-real-ip" | "via")
+        || name.starts_with("x-forwarded-")
+        || name.starts_with("cf-")
 }
 
 #[cfg(test)]
@@ -74,10 +86,19 @@ mod tests {
     use super::*;
 
     fn verdict(mode: OnProxyListener, peer: &str, version: Version, headers: &[(&str, &str)]) -> bool {
-        let rule = OwnPathRule { mode, proxy_protocol: false, trusts_proxies: false };
+        let rule = OwnPathRule {
+            mode,
+            proxy_protocol: false,
+            trusts_proxies: false,
+        };
         let headers: HeaderMap = headers
             .iter()
-            .map(|(n, v)| (http::HeaderName::try_from(*n).unwrap(), http::HeaderValue::from_str(v).unwrap()))
+            .map(|(n, v)| {
+                (
+                    http::HeaderName::try_from(*n).unwrap(),
+                    http::HeaderValue::from_str(v).unwrap(),
+                )
+            })
             .collect();
         rule.permits(peer.parse().ok(), version, &headers).is_ok()
     }
@@ -91,19 +112,53 @@ mod tests {
         let table: &[Row<'_>] = &[
             (Local, "127.0.0.1", Version::HTTP_11, local, true),
             (Local, "::1", Version::HTTP_2, &[("host", "[::1]:8080")], true),
-            (Local, "127.0.0.1", Version::HTTP_11, &[("host", "127.0.0.1")], true),
+            (
+                Local,
+                "127.0.0.1",
+                Version::HTTP_11,
+                &[("host", "127.0.0.1")],
+                true,
+            ),
             (Off, "127.0.0.1", Version::HTTP_11, local, false),
             (All, "9.9.9.9", Version::HTTP_10, &[], true),
             (Local, "9.9.9.9", Version::HTTP_11, local, false),
             (Local, "127.0.0.1", Version::HTTP_10, local, false),
-            (Local, "127.0.0.1", Version::HTTP_11, &[("host", "edge.example.com")], false),
+            (
+                Local,
+                "127.0.0.1",
+                Version::HTTP_11,
+                &[("host", "edge.example.com")],
+                false,
+            ),
             (Local, "127.0.0.1", Version::HTTP_11, &[], false),
-            (Local, "127.0.0.1", Version::HTTP_11, &[("host", "localhost"), ("x-forwarded-proto", "https")], false),
-            (Local, "127.0.0.1", Version::HTTP_11, &[("host", "localhost"), ("via", "1.1 nginx")], false),
-            (Local, "127.0.0.1", Version::HTTP_11, &[("host", "localhost"), ("cf-ray", "1")], false),
+            (
+                Local,
+                "127.0.0.1",
+                Version::HTTP_11,
+                &[("host", "localhost"), ("x-forwarded-proto", "https")],
+                false,
+            ),
+            (
+                Local,
+                "127.0.0.1",
+                Version::HTTP_11,
+                &[("host", "localhost"), ("via", "1.1 nginx")],
+                false,
+            ),
+            (
+                Local,
+                "127.0.0.1",
+                Version::HTTP_11,
+                &[("host", "localhost"), ("cf-ray", "1")],
+                false,
+            ),
         ];
         for (mode, peer, version, headers, expected) in table {
-            assert_eq!(verdict(*mode, peer, *version, headers), *expected, "{mode:?} {peer} {version:?} {headers:?}");
+            assert_eq!(
+                verdict(*mode, peer, *version, headers),
+                *expected,
+                "{mode:?} {peer} {version:?} {headers:?}"
+            );
         }
     }
 }

@@ -11,11 +11,11 @@ use super::forward::client::ClientGone;
 use super::forward::deliver::Delivered;
 use super::outcome::{Ending, Origin};
 use crate::auth::Refused;
+use crate::cache::CacheOutcome;
 use crate::domain::audit::{AuditEvent, AuditOutcome};
 use crate::domain::{Denial, DenialCode};
-use crate::cache::CacheOutcome;
-use crate::telemetry::{AccessLine, Outcome};
 use crate::telemetry::metrics::{CacheEvent, RequestFacts, RequestLabels};
+use crate::telemetry::{AccessLine, Outcome};
 
 impl EdgeProxy {
     /// Runs in `logging`: after the answer, whatever became of it.
@@ -36,16 +36,22 @@ impl EdgeProxy {
         };
         let facts = RequestFacts {
             duration,
-            time_to_first_byte: ctx.outcome.first_byte.filter(|_| ctx.outcome.origin == Origin::Upstream),
+            time_to_first_byte: ctx
+                .outcome
+                .first_byte
+                .filter(|_| ctx.outcome.origin == Origin::Upstream),
             overhead: Some(overhead),
             error: ctx.outcome.refusal,
             ..RequestFacts::default()
         };
-        self.metrics.record_request(labels, &facts);
+        if !ctx.arrival.is_own {
+            self.metrics.record_request(labels, &facts);
+        }
         self.count_cache(ctx);
         // the reservation ends with the request, not with the connection
         ctx.reservation = None;
         ctx.place = None;
+        ctx.running = None;
         if ctx.arrival.is_quiet || !self.access_log.is_on() {
             return;
         }
@@ -95,7 +101,10 @@ impl EdgeProxy {
     /// Client requests that left for a provider, and answers from the cache.
     fn count_usage(&self, ctx: &RequestCtx) {
         let Some(caller) = &ctx.caller else { return };
-        let by_proxy = ctx.path.as_ref().is_some_and(|path| path.class == crate::upstream::PathClass::Models);
+        let by_proxy = ctx
+            .path
+            .as_ref()
+            .is_some_and(|path| path.class == crate::upstream::PathClass::Models);
         if ctx.cache.outcome.is_some_and(CacheOutcome::is_hit) && !by_proxy {
             self.counters.count_cache_hit(caller.token_id);
         } else if ctx.outcome.sent {
@@ -121,16 +130,24 @@ impl EdgeProxy {
         error: &pingora_core::Error,
         ctx: &mut RequestCtx,
     ) -> FailToProxy {
-        let begun = session.response_written().is_some_and(|head| !head.status.is_informational());
+        let begun = session
+            .response_written()
+            .is_some_and(|head| !head.status.is_informational());
         let client_left = *error.esource() == pingora_core::ErrorSource::Downstream;
         if !begun && !client_left {
             log::error!(record = ctx.arrival.record_id.to_string(); "a request failed inside: {}", error.etype().as_str());
             session.set_keepalive(None);
-            let denial = Denial::new(DenialCode::InternalError, "something broke while this request was handled");
+            let denial = Denial::new(
+                DenialCode::InternalError,
+                "something broke while this request was handled",
+            );
             // a client that cannot be told is a client that left
             let _ = self.reject(session, ctx, denial).await;
         }
-        FailToProxy { error_code: 0, can_reuse_downstream: false }
+        FailToProxy {
+            error_code: 0,
+            can_reuse_downstream: false,
+        }
     }
 
     /// An audit event for a refused credential.
@@ -139,7 +156,12 @@ impl EdgeProxy {
             return;
         }
         let head = session.req_header();
-        let mut event = AuditEvent::new(ctx.arrival.received_at, "proxy.denied", "anonymous", AuditOutcome::Denied);
+        let mut event = AuditEvent::new(
+            ctx.arrival.received_at,
+            "proxy.denied",
+            "anonymous",
+            AuditOutcome::Denied,
+        );
         if let Some(principal) = &refused.principal {
             event.project_id = Some(principal.project_id);
             event.token_id = Some(principal.token_id);
@@ -167,5 +189,8 @@ fn user_agent(headers: &HeaderMap) -> Option<String> {
 
 /// Our own time until the first byte: what was not spent waiting for providers.
 fn overhead(ctx: &RequestCtx, duration: Duration) -> Duration {
-    ctx.outcome.first_byte.unwrap_or(duration).saturating_sub(ctx.outcome.served.waited)
+    ctx.outcome
+        .first_byte
+        .unwrap_or(duration)
+        .saturating_sub(ctx.outcome.served.waited)
 }

@@ -28,7 +28,10 @@ impl EdgeProxy {
         let body = render_denial(ctx.arrival.dialect, &denial, ctx.arrival.request_id(), &[]);
         let mut head = ResponseHeader::build_no_case(denial.code.status(), Some(24))?;
         head.insert_header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
-        head.insert_header("x-llm-proxy-error-code", HeaderValue::from_static(denial.code.as_str()))?;
+        head.insert_header(
+            "x-llm-proxy-error-code",
+            HeaderValue::from_static(denial.code.as_str()),
+        )?;
         if let Some(seconds) = denial.retry_after_seconds() {
             head.insert_header(header::RETRY_AFTER, seconds)?;
         }
@@ -56,7 +59,7 @@ impl EdgeProxy {
         ctx.outcome.status = head.status.as_u16();
         ctx.outcome.first_byte = Some(self.clock.monotonic().saturating_sub(ctx.arrival.started));
         let bodiless = matches!(head.status.as_u16(), 204 | 304);
-        if !bodiless {
+        if !bodiless && !head.headers.contains_key(header::CONTENT_LENGTH) {
             head.insert_header(header::CONTENT_LENGTH, body.len())?;
         }
         let is_head = session.req_header().method == http::Method::HEAD;
@@ -69,7 +72,9 @@ impl EdgeProxy {
         }
         let downstream = &mut session.downstream_session;
         downstream.write_response_header(Box::new(head)).await?;
-        downstream.write_response_body(if is_head || bodiless { Bytes::new() } else { body }, true).await?;
+        downstream
+            .write_response_body(if is_head || bodiless { Bytes::new() } else { body }, true)
+            .await?;
         ctx.outcome.ending = Ending::Complete;
         Ok(())
     }

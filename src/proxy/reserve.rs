@@ -9,7 +9,10 @@ impl EdgeProxy {
     /// Takes what this request needs; dropping the context gives back what was not used.
     pub(super) async fn reserve(&self, ctx: &mut RequestCtx) -> Result<(), Denial> {
         let Some(principal) = &ctx.caller else {
-            return Err(Denial::new(DenialCode::InternalError, "the request has no caller"));
+            return Err(Denial::new(
+                DenialCode::InternalError,
+                "the request has no caller",
+            ));
         };
         let subject = Subject {
             token_id: principal.token_id,

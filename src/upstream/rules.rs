@@ -93,6 +93,23 @@ impl Rules {
         ))
     }
 
+    /// Whether a body may name something that the provider keeps per account (`previous_response_id`): as
+    /// stateful paths, with the project's own key only, or where the operator shares the provider's. Else one
+    /// tenant could read another's through the shared key. 403 `endpoint_not_allowed`.
+    pub fn check_shared_state(&self, parameter: &str, has_own_key: bool) -> Result<(), Denial> {
+        if has_own_key || self.shared_state == SharedState::Allow {
+            return Ok(());
+        }
+        Err(Denial::new(
+            DenialCode::EndpointNotAllowed,
+            format!(
+                "`{parameter}` reads what the provider keeps per account: it needs a provider key of the \
+                 project's own"
+            ),
+        )
+        .with_param(parameter))
+    }
+
     /// Whether the list of endpoints is the dialect's own.
     pub fn has_default_endpoints(&self) -> bool {
         self.endpoints.is_empty()

@@ -129,3 +129,10 @@ fn image_runs_as_somebody_and_checks_its_health_by_the_program() {
     }
     assert!(file.matches("FROM ").count() >= 2, "built in stages");
 }
+
+#[test]
+fn readme_shows_the_minimal_configuration_as_it_is() {
+    let readme = std::fs::read_to_string(root().join("README.md")).expect("the readme");
+    let minimal = std::fs::read_to_string(root().join("conf/minimal.yaml")).expect("the example");
+    assert!(readme.contains(minimal.trim()), "README.md and conf/minimal.yaml differ");
+}

@@ -498,3 +498,26 @@ fn features_of_later_versions_are_unknown_paths() {
     user.get("/v1/realtime?model=gpt-a")
         .refused(404, "endpoint_not_found");
 }
+
+#[test]
+fn stored_response_of_a_shared_account_is_not_read_through_the_body() {
+    let provider = Provider::start();
+    let edge = TestEdge::start(&provider);
+    let user = edge.token(json!({}));
+    let asking = |id: Value| json!({"model": "gpt-a", "input": "x", "previous_response_id": id});
+    let answer = user
+        .post("/v1/responses", asking(json!("resp_1")))
+        .refused(403, "endpoint_not_allowed");
+    assert!(
+        answer.text().contains("previous_response_id"),
+        "{}",
+        answer.text()
+    );
+    assert_eq!(provider.count(), 0);
+    user.post("/v1/responses", asking(Value::Null)).expect(200);
+    let own = edge.project(json!({"api_key": "sk-own-key-of-the-project-4242"}));
+    edge.token_of(&own, json!({}))
+        .post("/v1/responses", asking(json!("resp_1")))
+        .expect(200);
+    assert_eq!(provider.count(), 2);
+}

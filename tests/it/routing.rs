@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::edge::{TestEdge, TokenUser};
 use crate::http::{Request, chat};
 use crate::provider::{Provider, Refusing, Reply};
+use crate::wait::wait_until;
 
 fn start(provider: &Provider, over: Value) -> (TestEdge, TokenUser) {
     let edge = TestEdge::plan(provider).with(over).start();
@@ -303,8 +304,15 @@ fn path_of_the_base_url_counts_and_a_trailing_v1_is_not_doubled() {
 #[test]
 fn close_on_a_reused_connection_is_tried_once_more() {
     let provider = Provider::start();
-    let (_edge, user) = start(&provider, json!({}));
+    let (edge, user) = start(&provider, json!({}));
     user.chat("gpt-a").expect(200);
+    // the client has its answer a moment before the connection is back among the idle ones
+    assert!(wait_until(Duration::from_secs(5), || {
+        let providers = edge.admin().get("/manage/providers").expect(200).json();
+        providers
+            .as_array()
+            .is_some_and(|list| list.iter().all(|one| one["in_flight"] == 0))
+    }));
     provider.next(Reply::close());
     let answer = user.chat("gpt-a").expect(200);
     assert_eq!(provider.count(), 3);

@@ -84,6 +84,11 @@ impl<'a> SmallDisk<'a> {
             .output()
             .ok()?
             .status;
+        // Only somebody who may not mount is excused.
+        assert!(
+            status.success() || !rustix::process::geteuid().is_root(),
+            "root cannot mount a small disk"
+        );
         status.success().then_some(Self(at))
     }
 
@@ -137,7 +142,7 @@ fn full_disk_refuses_changes_by_name_and_serves_known_tokens() {
 }
 
 #[test]
-fn read_only_disk_refuses_changes_by_name_and_serves_known_tokens() {
+fn read_only_disk_ends_the_start_by_name() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = folder.path().join("disk");
     let Some(disk) = SmallDisk::mount(&at, 16_384) else {
@@ -145,28 +150,73 @@ fn read_only_disk_refuses_changes_by_name_and_serves_known_tokens() {
     };
     let over = json!({"database": {"path": at.join("llm-proxy.db")}});
     let mut edge = TestEdge::plan(&Provider::start()).with(over).start();
-    let user = known(&edge);
     edge.stop();
     disk.remount("ro");
-    edge.launch_only();
-    let started = edge.is_running();
-    if started {
-        let user = user.at(&edge.anonymous());
-        let status = user.chat("gpt-a").status;
-        assert!(status == 200 || status == 503, "never a 401: {status}");
-        assert_eq!(
-            edge.admin().post("/manage/projects", json!({"name": "x"})).status,
-            503
-        );
-    } else {
-        assert!(
-            edge.logs().contains("read-only") || edge.logs().contains("readonly"),
-            "{}",
-            edge.logs()
-        );
-    }
+    let output = edge.fails_again();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        said.contains("unable to open database file") && said.contains("read-only"),
+        "{said}"
+    );
     drop(edge);
     drop(disk);
+}
+
+/// Lets nobody write these files, root and holders of open descriptors included; undone when dropped.
+struct Immutable(Vec<std::path::PathBuf>);
+
+impl Immutable {
+    /// `None` where the file system or our rights do not allow it.
+    fn make(files: Vec<std::path::PathBuf>) -> Option<Self> {
+        let status = Command::new("chattr")
+            .arg("+i")
+            .args(&files)
+            .output()
+            .ok()?
+            .status;
+        let made = Self(files);
+        status.success().then_some(made)
+    }
+}
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        let _ = Command::new("chattr").arg("-i").args(&self.0).output();
+    }
+}
+
+#[test]
+fn store_made_read_only_while_running_refuses_changes_by_name_and_serves_known_tokens() {
+    let edge = TestEdge::start(&Provider::start());
+    let user = known(&edge);
+    // Not `-shm`: a first write to a mapped page of an immutable file is a SIGBUS, which no read-only disk sends.
+    let files = ["", "-wal"].map(|end| format!("{}{end}", edge.database_path().display()).into());
+    let files = files
+        .into_iter()
+        .filter(|file: &std::path::PathBuf| file.exists())
+        .collect();
+    let Some(immutable) = Immutable::make(files) else {
+        eprintln!("not checked: files cannot be made immutable here");
+        return;
+    };
+    let create = || edge.admin().post("/manage/projects", json!({"name": "x"}));
+    let refused = wait_until(Duration::from_secs(10), || create().status == 503);
+    assert!(
+        refused,
+        "a read-only store never refuses a change: {}",
+        create().text()
+    );
+    user.chat("gpt-a").expect(200);
+    assert_degraded(&edge);
+    let status = unknown(&edge).chat("gpt-a").status;
+    assert!(status == 401 || status == 503, "reading may still work: {status}");
+    drop(immutable);
+    assert!(wait_until(Duration::from_secs(10), || edge
+        .admin()
+        .post("/manage/projects", json!({"name": "y"}))
+        .status
+        == 201));
 }
 
 #[test]
@@ -232,14 +282,7 @@ fn postgres_that_was_never_there_keeps_the_proxy_unready() {
         .with(json!({"database": {"timeout": "500ms"}}));
     let mut edge = plan.prepare();
     edge.launch_only();
-    if edge.is_running() {
-        assert_eq!(edge.sidecar().get("/ready").status, 503);
-        unknown(&edge).chat("gpt-a").expect(503);
-    } else {
-        assert!(
-            edge.logs().contains("127.0.0.1"),
-            "names the address: {}",
-            edge.logs()
-        );
-    }
+    assert!(edge.is_running(), "it waits for its store:\n{}", edge.logs());
+    assert_eq!(edge.sidecar().get("/ready").status, 503);
+    unknown(&edge).chat("gpt-a").expect(503);
 }

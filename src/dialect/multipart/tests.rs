@@ -88,7 +88,7 @@ fn values_of_the_wrong_kind_are_refused() {
 #[test]
 fn malformed_forms_are_refused() {
     for body in [
-        "".to_owned(),
+        String::new(),
         "xyz".to_owned(),
         "--xyz".to_owned(),
         "--xyz\r\n".to_owned(),

@@ -23,7 +23,12 @@ impl<'a> Client<'a> {
     /// The client behind `session`.
     pub(crate) fn new(session: &'a mut ServerSession) -> Self {
         let body_done = session.is_body_done();
-        Self { session, body_done, head_written: false, bytes_out: 0 }
+        Self {
+            session,
+            body_done,
+            head_written: false,
+            bytes_out: 0,
+        }
     }
 
     /// Waits until the client leaves. Cancel-safe; never ends while the client stays.
@@ -34,7 +39,9 @@ impl<'a> Client<'a> {
         loop {
             match self.session.read_body_or_idle(true).await {
                 Ok(None) => {}
-                Ok(Some(_)) => return ClientGone(Error::explain(ErrorType::ReadError, "data after the request")),
+                Ok(Some(_)) => {
+                    return ClientGone(Error::explain(ErrorType::ReadError, "data after the request"));
+                }
                 Err(error) => return ClientGone(error.into_down()),
             }
         }
@@ -42,7 +49,11 @@ impl<'a> Client<'a> {
 
     /// The next piece of a request body that is not held; `None` at its end.
     pub(crate) async fn next_body_chunk(&mut self) -> Result<Option<Bytes>, ClientGone> {
-        let chunk = self.session.read_request_body().await.map_err(|error| ClientGone(error.into_down()))?;
+        let chunk = self
+            .session
+            .read_request_body()
+            .await
+            .map_err(|error| ClientGone(error.into_down()))?;
         if chunk.is_none() || self.session.is_body_done() {
             self.body_done = self.session.is_body_done();
         }
@@ -64,13 +75,19 @@ impl<'a> Client<'a> {
             // the rest of the upload is not read: the connection cannot be used again
             self.session.set_keepalive(None);
         }
-        self.session.write_response_header(Box::new(head)).await.map_err(|error| ClientGone(error.into_down()))
+        self.session
+            .write_response_header(Box::new(head))
+            .await
+            .map_err(|error| ClientGone(error.into_down()))
     }
 
     /// Writes a piece of the body, or its end.
     pub(crate) async fn write_body(&mut self, bytes: Bytes, end: bool) -> Result<(), ClientGone> {
         self.bytes_out += bytes.len() as u64;
-        self.session.write_response_body(bytes, end).await.map_err(|error| ClientGone(error.into_down()))
+        self.session
+            .write_response_body(bytes, end)
+            .await
+            .map_err(|error| ClientGone(error.into_down()))
     }
 
     /// The head of the request.

@@ -14,10 +14,10 @@ use super::events::EventRelay;
 use super::head::{DownRules, Framing, answer_head};
 use super::relay::{AnswerBody, AnswerBroken, RelayFailure, frame_head};
 use crate::cache;
+use crate::cache::{AnswerFacts, CacheOutcome, storable};
 use crate::dialect::sse::{HttpEnd, StreamKind, StreamVerdict};
 use crate::domain::{Denial, DenialCode};
 use crate::proxy::EdgeProxy;
-use crate::cache::{AnswerFacts, CacheOutcome, storable};
 use crate::proxy::caching::Fill;
 use crate::proxy::ctx::RequestCtx;
 use crate::proxy::decorate::decorate;
@@ -64,14 +64,20 @@ impl EdgeProxy {
         let framing = Framing::of(upstream_head, request.method == http::Method::HEAD);
         let streamed = is_event_stream(upstream_head) && framing != Framing::Empty;
         let mut events = match delivery.kind {
-            Some(kind) if streamed && !is_encoded(upstream_head) => Some(EventRelay::new(kind, delivery.choices)),
+            Some(kind) if streamed && !is_encoded(upstream_head) => {
+                Some(EventRelay::new(kind, delivery.choices))
+            }
             _ => None,
         };
         let mut head = match answer_head(upstream_head, delivery.rules) {
             Ok(head) => head,
             Err(error) => return Delivered::Broken(error),
         };
-        if let Some(length) = upstream_head.headers.get(header::CONTENT_LENGTH).filter(|_| framing == Framing::Empty) {
+        if let Some(length) = upstream_head
+            .headers
+            .get(header::CONTENT_LENGTH)
+            .filter(|_| framing == Framing::Empty)
+        {
             // a HEAD's length is told though no body comes
             let _ = head.insert_header(header::CONTENT_LENGTH, length.clone());
         }
@@ -102,12 +108,17 @@ impl EdgeProxy {
         }
         let ended = pump(first, &mut body, events.as_mut(), client, fill).await;
         ctx.outcome.bytes_out = client.bytes_out;
-        let http_end = if framing == Framing::Close { HttpEnd::Closed } else { HttpEnd::Framed };
+        let http_end = if framing == Framing::Close {
+            HttpEnd::Closed
+        } else {
+            HttpEnd::Framed
+        };
         match ended {
             Ok(()) => self.end_whole(ctx, client, fill, events.as_ref(), http_end).await,
             // its end marker came: what broke afterwards took nothing from it
             Err(RelayFailure::Answer(_)) if is_whole(events.as_ref()) => {
-                self.end_whole(ctx, client, fill, events.as_ref(), HttpEnd::Broken).await
+                self.end_whole(ctx, client, fill, events.as_ref(), HttpEnd::Broken)
+                    .await
             }
             Err(RelayFailure::Client(gone)) => gone_away(ctx, fill, gone),
             Err(RelayFailure::Answer(broken)) => {
@@ -158,7 +169,9 @@ impl EdgeProxy {
         upstream_head: &ResponseHeader,
         framing: Framing,
     ) {
-        let Some(lookup) = ctx.cache.lookup.filter(|_| fill.is_possible()) else { return };
+        let Some(lookup) = ctx.cache.lookup.filter(|_| fill.is_possible()) else {
+            return;
+        };
         let settings = &ctx.snapshot.settings.cache;
         let facts = AnswerFacts {
             status: upstream_head.status.as_u16(),
@@ -173,9 +186,14 @@ impl EdgeProxy {
             now: self.clock.now(),
         };
         if let Ok(answer) = storable(&lookup, settings, &facts)
-            && fill.begin(upstream_head, &answer, settings.max_object_bytes).await
+            && fill
+                .begin(upstream_head, &answer, settings.max_object_bytes)
+                .await
         {
-            ctx.cache.outcome = Some(CacheOutcome::Stored { forced: answer.forced, refresh: lookup.refresh });
+            ctx.cache.outcome = Some(CacheOutcome::Stored {
+                forced: answer.forced,
+                refresh: lookup.refresh,
+            });
             return;
         }
         fill.abandon();
@@ -190,8 +208,12 @@ async fn next_piece(
     client: &mut Client<'_>,
 ) -> Result<Option<Bytes>, RelayFailure> {
     loop {
-        let Some(bytes) = body.next(client).await? else { return Ok(None) };
-        let Some(events) = events.as_deref_mut() else { return Ok(Some(bytes)) };
+        let Some(bytes) = body.next(client).await? else {
+            return Ok(None);
+        };
+        let Some(events) = events.as_deref_mut() else {
+            return Ok(Some(bytes));
+        };
         if let Some(whole) = events.push(bytes) {
             return Ok(Some(whole));
         }

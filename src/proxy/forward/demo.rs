@@ -29,7 +29,9 @@ impl EdgeProxy {
             reservation.mark_sent();
         }
         ctx.outcome.sent = true;
-        let Some(path) = &ctx.path else { return Delivered::Whole };
+        let Some(path) = &ctx.path else {
+            return Delivered::Whole;
+        };
         let body: &[u8] = match &ctx.body {
             RequestBody::Held(held) => &held.bytes,
             RequestBody::Unread | RequestBody::Streamed => &[],
@@ -52,10 +54,19 @@ impl EdgeProxy {
         }
     }
 
-    async fn play(&self, ctx: &mut RequestCtx, client: &mut Client<'_>, demo: DemoAnswer) -> Result<(), Delivered> {
+    async fn play(
+        &self,
+        ctx: &mut RequestCtx,
+        client: &mut Client<'_>,
+        demo: DemoAnswer,
+    ) -> Result<(), Delivered> {
         let stream = demo.is_stream();
         let length = demo.events.iter().map(|(_, piece)| piece.len() as u64).sum();
-        let framing = if stream { Framing::Marked } else { Framing::Length(length) };
+        let framing = if stream {
+            Framing::Marked
+        } else {
+            Framing::Length(length)
+        };
         let request = client.request_head().clone();
         let dressed = ResponseHeader::build_no_case(demo.status, Some(24)).and_then(|mut head| {
             head.insert_header(header::CONTENT_TYPE, HeaderValue::from_static(demo.content_type))?;
@@ -65,7 +76,10 @@ impl EdgeProxy {
         });
         let head = dressed.map_err(Delivered::Broken)?;
         ctx.outcome.first_byte = Some(self.clock.monotonic().saturating_sub(ctx.arrival.started));
-        client.write_head(head).await.map_err(|gone| Self::client_left(ctx, gone))?;
+        client
+            .write_head(head)
+            .await
+            .map_err(|gone| Self::client_left(ctx, gone))?;
         for (pause, piece) in demo.events {
             if !pause.is_zero() {
                 tokio::select! {
@@ -74,9 +88,15 @@ impl EdgeProxy {
                     () = tokio::time::sleep(pause) => {}
                 }
             }
-            client.write_body(piece, false).await.map_err(|gone| Self::client_left(ctx, gone))?;
+            client
+                .write_body(piece, false)
+                .await
+                .map_err(|gone| Self::client_left(ctx, gone))?;
             ctx.outcome.bytes_out = client.bytes_out;
         }
-        client.write_body(Bytes::new(), true).await.map_err(|gone| Self::client_left(ctx, gone))
+        client
+            .write_body(Bytes::new(), true)
+            .await
+            .map_err(|gone| Self::client_left(ctx, gone))
     }
 }

@@ -44,7 +44,12 @@ impl EventRelay {
 
     /// The event that tells the client that the stream is broken; the unfinished event is dropped.
     pub(super) fn error_event(&self, denial: &Denial) -> Bytes {
-        let event = stream_error(self.kind, denial.code, &denial.message, self.watch.last_sequence_number());
+        let event = stream_error(
+            self.kind,
+            denial.code,
+            &denial.message,
+            self.watch.last_sequence_number(),
+        );
         if self.splitter.is_inside_released_event() {
             return [b"\n\n".as_slice(), &event].concat().into();
         }

@@ -90,7 +90,10 @@ impl EdgeProxy {
         let mut connected = match connecting {
             Ok(connected) => connected,
             Err(failure) => {
-                return Exchanged::Failed { failure: AttemptFailure::Connect(failure), body_can_be_repeated: true };
+                return Exchanged::Failed {
+                    failure: AttemptFailure::Connect(failure),
+                    body_can_be_repeated: true,
+                };
             }
         };
         if let Some(reservation) = &mut ctx.reservation {
@@ -99,7 +102,11 @@ impl EdgeProxy {
         ctx.outcome.sent = true;
         address(&mut head, &connected.session, &provider);
         ctx.outcome.served.request_started_at = Some(self.clock.now());
-        let mut upload = Upload { limit_bytes: ctx.snapshot.settings.server.max_request_bytes, sent_bytes: 0, touched: false };
+        let mut upload = Upload {
+            limit_bytes: ctx.snapshot.settings.server.max_request_bytes,
+            sent_bytes: 0,
+            touched: false,
+        };
         let timeouts = SendTimeouts {
             response_header: provider.timeouts.response_header,
             overall: exchange.overall,
@@ -114,11 +121,24 @@ impl EdgeProxy {
         match sent {
             Ok(answer) => {
                 ctx.outcome.served.head_at = Some(self.clock.now());
-                self.judge(ctx, client, fill, Answer { exchange, connected, head: answer, owner }, permit).await
+                self.judge(
+                    ctx,
+                    client,
+                    fill,
+                    Answer {
+                        exchange,
+                        connected,
+                        head: answer,
+                        owner,
+                    },
+                    permit,
+                )
+                .await
             }
             Err(failure) => {
                 // a streamed body that was touched is with nobody any more
-                let repeatable = !matches!(body, AttemptBody::Streamed) || upload.sent_bytes == 0 && !upload.touched;
+                let repeatable =
+                    !matches!(body, AttemptBody::Streamed) || upload.sent_bytes == 0 && !upload.touched;
                 Self::send_failed(ctx, &provider, failure, connected.reused, repeatable)
             }
         }
@@ -131,7 +151,10 @@ impl EdgeProxy {
         reused: bool,
         body_can_be_repeated: bool,
     ) -> Exchanged {
-        let failed = |failure| Exchanged::Failed { failure, body_can_be_repeated };
+        let failed = |failure| Exchanged::Failed {
+            failure,
+            body_can_be_repeated,
+        };
         match failure {
             SendFailure::ClosedBeforeHead(how) => {
                 log::debug!(provider = &*provider.name; "the connection ended before an answer: {how}");
@@ -163,7 +186,12 @@ impl EdgeProxy {
         answer: Answer<'_>,
         permit: &mut Permit,
     ) -> Exchanged {
-        let Answer { exchange, mut connected, head, owner } = answer;
+        let Answer {
+            exchange,
+            mut connected,
+            head,
+            owner,
+        } = answer;
         let provider = &exchange.target.provider;
         let status = head.status.as_u16();
         let verdict = AttemptFailure::Status(status);
@@ -174,7 +202,11 @@ impl EdgeProxy {
         }
         let mut read_ahead = None;
         if status == 401 || status == 403 {
-            let body = error_body(&mut connected.session, ctx.snapshot.settings.server.stream_idle_timeout).await;
+            let body = error_body(
+                &mut connected.session,
+                ctx.snapshot.settings.server.stream_idle_timeout,
+            )
+            .await;
             if classify_upstream_error(provider.dialect, status, &body) == UpstreamErrorKind::OurKey {
                 log::error!(provider = &*provider.name, status; "upstream `{}` refused our key", provider.name);
                 return Exchanged::refused(provider.auth_error("it refused the key that was sent"));
@@ -199,14 +231,21 @@ impl EdgeProxy {
             whole_by: provider.timeouts.request.map(|limit| Instant::now() + limit),
         };
         if let Some(body) = read_ahead {
-            return Exchanged::Delivered(self.deliver_error(ctx, client, fill, &head, body, delivery.rules).await);
+            return Exchanged::Delivered(
+                self.deliver_error(ctx, client, fill, &head, body, delivery.rules)
+                    .await,
+            );
         }
-        let delivered = self.deliver(ctx, client, fill, &mut connected.session, &head, delivery).await;
+        let delivered = self
+            .deliver(ctx, client, fill, &mut connected.session, &head, delivery)
+            .await;
         if matches!(delivered, Delivered::Whole)
             && connected.session.response_done()
             && let Some(connector) = &provider.connector
         {
-            connector.release(connected, provider.timeouts.idle_connection).await;
+            connector
+                .release(connected, provider.timeouts.idle_connection)
+                .await;
         }
         Exchanged::Delivered(delivered)
     }
@@ -219,14 +258,23 @@ impl EdgeProxy {
         filling_cache: bool,
     ) -> Result<(RequestHeader, KeyOwner), Denial> {
         let request = client.request_head();
-        let project_key = match ctx.caller.as_ref().and_then(|caller| caller.provider_keys.get(&*provider.name)) {
+        let project_key = match ctx
+            .caller
+            .as_ref()
+            .and_then(|caller| caller.provider_keys.get(&*provider.name))
+        {
             Some(Ok(key)) => Some(key),
-            Some(Err(error)) => return Err(provider.auth_error(&format!("the project's key for it: {error}"))),
+            Some(Err(error)) => {
+                return Err(provider.auth_error(&format!("the project's key for it: {error}")));
+            }
             None => None,
         };
         let target = ctx.path.as_ref().map_or("/", |path| path.target.as_str());
         let broken = |error: Box<pingora_core::Error>| {
-            Denial::new(DenialCode::MalformedRequest, format!("the request cannot be passed on: {}", error.etype().as_str()))
+            Denial::new(
+                DenialCode::MalformedRequest,
+                format!("the request cannot be passed on: {}", error.etype().as_str()),
+            )
         };
         let mut head = RequestHeader::build_no_case(
             request.method.as_str(),
@@ -234,7 +282,11 @@ impl EdgeProxy {
             Some(request.headers.len() + 8),
         )
         .map_err(broken)?;
-        let rules = UpRules { own_key: project_key.is_some(), plain_answer: ctx.is_inference(), filling_cache };
+        let rules = UpRules {
+            own_key: project_key.is_some(),
+            plain_answer: ctx.is_inference(),
+            filling_cache,
+        };
         copy_request_fields(request, &mut head, rules).map_err(broken)?;
         let mut inserted = Ok(());
         let owner = provider.dress(project_key, &request.headers, |name, value| {
@@ -243,8 +295,10 @@ impl EdgeProxy {
             }
         })?;
         inserted.map_err(broken)?;
-        head.insert_header("x-request-id", ctx.arrival.request_id.clone()).map_err(broken)?;
-        head.insert_header("x-proxy", HeaderValue::from_static("llm-proxy")).map_err(broken)?;
+        head.insert_header("x-request-id", ctx.arrival.request_id.clone())
+            .map_err(broken)?;
+        head.insert_header("x-proxy", HeaderValue::from_static("llm-proxy"))
+            .map_err(broken)?;
         if matches!(ctx.body, RequestBody::Streamed) {
             let framed = match request.headers.get(header::CONTENT_LENGTH) {
                 Some(length) => head.insert_header(header::CONTENT_LENGTH, length.clone()),
@@ -297,7 +351,11 @@ fn attempt_body(body: &RequestBody, target: &Target, head: &mut RequestHeader) -
     };
     // a number is always a valid field value
     let _ = head.insert_header(header::CONTENT_LENGTH, length);
-    if length == 0 { AttemptBody::Empty } else { AttemptBody::Held(pieces) }
+    if length == 0 {
+        AttemptBody::Empty
+    } else {
+        AttemptBody::Held(pieces)
+    }
 }
 
 /// Names the provider in the way of the protocol that was negotiated.
@@ -308,7 +366,11 @@ pub(in crate::proxy) fn address(head: &mut RequestHeader, session: &HttpSession,
     }
     head.remove_header(&header::TRANSFER_ENCODING);
     head.set_version(http::Version::HTTP_2);
-    let path = head.uri.path_and_query().cloned().unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
+    let path = head
+        .uri
+        .path_and_query()
+        .cloned()
+        .unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
     let uri = http::uri::Builder::new()
         .scheme(if provider.is_tls() { "https" } else { "http" })
         .authority(provider.authority.as_bytes())
@@ -325,4 +387,3 @@ fn overall_timeout(provider: &str) -> Denial {
         format!("no answer within `server.request_timeout`; the last attempt was at upstream `{provider}`"),
     )
 }
-

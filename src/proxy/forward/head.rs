@@ -40,7 +40,11 @@ const DROPPED_PREFIXES: [&str; 5] = ["x-forwarded-", "cf-", "fly-", "proxy-", "x
 const ACCOUNT_UP: [&str; 3] = ["openai-organization", "openai-project", "x-goog-user-project"];
 
 /// Fields of an answer that name an account of the provider.
-const ACCOUNT_DOWN: [&str; 3] = ["openai-organization", "openai-project", "anthropic-organization-id"];
+const ACCOUNT_DOWN: [&str; 3] = [
+    "openai-organization",
+    "openai-project",
+    "anthropic-organization-id",
+];
 
 /// Fields of an answer that are the provider's own business, or ours to write.
 const DROPPED_DOWN: [&str; 14] = [
@@ -124,7 +128,10 @@ fn passes_down(name: &str, own_key: bool, own_rates: bool) -> bool {
 }
 
 fn is_request_rate(name: &str) -> bool {
-    matches!(name, "x-ratelimit-limit-requests" | "x-ratelimit-remaining-requests" | "x-ratelimit-reset-requests")
+    matches!(
+        name,
+        "x-ratelimit-limit-requests" | "x-ratelimit-remaining-requests" | "x-ratelimit-reset-requests"
+    )
 }
 
 /// What decides about an answer's fields on their way down.
@@ -183,7 +190,13 @@ impl Framing {
 
 /// The declared length of a body, if there is one that can be read.
 pub fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]
@@ -204,7 +217,11 @@ mod tests {
         up.headers.keys().map(|name| name.as_str().to_owned()).collect()
     }
 
-    const SHARED: UpRules = UpRules { own_key: false, plain_answer: true, filling_cache: false };
+    const SHARED: UpRules = UpRules {
+        own_key: false,
+        plain_answer: true,
+        filling_cache: false,
+    };
 
     #[test]
     fn nothing_of_the_drop_list_goes_up() {
@@ -237,18 +254,30 @@ mod tests {
             ("openai-beta", "x"),
             ("x-custom", "kept"),
         ];
-        assert_eq!(names_up(&fields, SHARED), ["content-type", "openai-beta", "x-custom", "accept-encoding"]);
+        assert_eq!(
+            names_up(&fields, SHARED),
+            ["content-type", "openai-beta", "x-custom", "accept-encoding"]
+        );
     }
 
     #[test]
     fn an_own_key_may_choose_its_account() {
-        let rules = UpRules { own_key: true, ..SHARED };
-        assert!(names_up(&[("openai-organization", "org")], rules).contains(&"openai-organization".to_owned()));
+        let rules = UpRules {
+            own_key: true,
+            ..SHARED
+        };
+        assert!(
+            names_up(&[("openai-organization", "org")], rules).contains(&"openai-organization".to_owned())
+        );
     }
 
     #[test]
     fn a_fill_is_not_shaped_by_validators() {
-        let rules = UpRules { filling_cache: true, plain_answer: false, own_key: false };
+        let rules = UpRules {
+            filling_cache: true,
+            plain_answer: false,
+            own_key: false,
+        };
         assert!(names_up(&[("if-none-match", "x"), ("range", "bytes=0-1")], rules).is_empty());
     }
 
@@ -269,11 +298,28 @@ mod tests {
             answer.append_header(name, value).unwrap();
         }
         let kept = |rules: DownRules| -> Vec<String> {
-            answer_head(&answer, rules).unwrap().headers.keys().map(|n| n.as_str().to_owned()).collect()
+            answer_head(&answer, rules)
+                .unwrap()
+                .headers
+                .keys()
+                .map(|n| n.as_str().to_owned())
+                .collect()
         };
-        let shared = kept(DownRules { own_key: false, own_rates: true });
-        assert_eq!(shared, ["content-type", "x-ratelimit-remaining-tokens", "retry-after"]);
-        assert!(kept(DownRules { own_key: true, own_rates: false }).contains(&"openai-organization".to_owned()));
+        let shared = kept(DownRules {
+            own_key: false,
+            own_rates: true,
+        });
+        assert_eq!(
+            shared,
+            ["content-type", "x-ratelimit-remaining-tokens", "retry-after"]
+        );
+        assert!(
+            kept(DownRules {
+                own_key: true,
+                own_rates: false
+            })
+            .contains(&"openai-organization".to_owned())
+        );
     }
 
     #[test]
@@ -285,10 +331,19 @@ mod tests {
             }
             head
         };
-        assert_eq!(Framing::of(&answer(200, &[("content-length", "7")]), false), Framing::Length(7));
-        assert_eq!(Framing::of(&answer(200, &[("transfer-encoding", "chunked")]), false), Framing::Marked);
+        assert_eq!(
+            Framing::of(&answer(200, &[("content-length", "7")]), false),
+            Framing::Length(7)
+        );
+        assert_eq!(
+            Framing::of(&answer(200, &[("transfer-encoding", "chunked")]), false),
+            Framing::Marked
+        );
         assert_eq!(Framing::of(&answer(200, &[]), false), Framing::Close);
         assert_eq!(Framing::of(&answer(204, &[]), false), Framing::Empty);
-        assert_eq!(Framing::of(&answer(200, &[("content-length", "7")]), true), Framing::Empty);
+        assert_eq!(
+            Framing::of(&answer(200, &[("content-length", "7")]), true),
+            Framing::Empty
+        );
     }
 }

@@ -32,25 +32,43 @@ mod relay;
 mod sending;
 
 /// How long a refusal waits for its grant to be back.
-const GRANT_RETURN: std::time::Duration = std::time::Duration::from_millis(250);
+const GRANT_RETURN: std::time::Duration = std::time::Duration::from_secs(2);
 
 impl EdgeProxy {
     /// Answers a request from a provider. A panic inside is a 500 and a settled reservation.
-    pub(super) async fn forward(&self, session: &mut Session, ctx: &mut RequestCtx) -> pingora_core::Result<()> {
-        let run = AssertUnwindSafe(self.reserve_and_forward(session, ctx)).catch_unwind().await;
+    pub(super) async fn forward(
+        &self,
+        session: &mut Session,
+        ctx: &mut RequestCtx,
+    ) -> pingora_core::Result<()> {
+        let run = AssertUnwindSafe(self.reserve_and_forward(session, ctx))
+            .catch_unwind()
+            .await;
         if let Ok(result) = run {
             return result;
         }
-        self.rooms.panics.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.rooms
+            .panics
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         log::error!(record = ctx.arrival.record_id.to_string(); "a request panicked while it was forwarded");
-        if session.response_written().is_some_and(|head| !head.status.is_informational()) {
+        if session
+            .response_written()
+            .is_some_and(|head| !head.status.is_informational())
+        {
             return Err(Error::new_in(ErrorType::InternalError));
         }
-        let denial = Denial::new(DenialCode::InternalError, "something broke while this request was handled");
+        let denial = Denial::new(
+            DenialCode::InternalError,
+            "something broke while this request was handled",
+        );
         self.reject(session, ctx, denial).await
     }
 
-    async fn reserve_and_forward(&self, session: &mut Session, ctx: &mut RequestCtx) -> pingora_core::Result<()> {
+    async fn reserve_and_forward(
+        &self,
+        session: &mut Session,
+        ctx: &mut RequestCtx,
+    ) -> pingora_core::Result<()> {
         if let Some(denial) = Self::refuse_miss(ctx) {
             return self.reject(session, ctx, denial).await;
         }
@@ -99,7 +117,9 @@ impl EdgeProxy {
         let mut attempt = attempts.next(now());
         let mut from = Reuse::Allowed;
         loop {
-            let Some(mut current) = attempt.take() else { return Delivered::Refused(route.circuit_open(now())) };
+            let Some(mut current) = attempt.take() else {
+                return Delivered::Refused(route.circuit_open(now()));
+            };
             let provider = std::sync::Arc::clone(current.provider());
             ctx.outcome.served.attempts += 1;
             ctx.outcome.served.provider = Some(std::sync::Arc::clone(&provider.name));
@@ -112,8 +132,16 @@ impl EdgeProxy {
                 };
                 budget.after(&crate::upstream::AttemptFailure::Status(status), situation) != Next::GiveUp
             };
-            let exchange = Exchange { target: current.target, from, overall, budget: &mut budget, may_move_on: &may_move_on };
-            let exchanged = self.exchange(ctx, client, fill, exchange, &mut current.permit).await;
+            let exchange = Exchange {
+                target: current.target,
+                from,
+                overall,
+                budget: &mut budget,
+                may_move_on: &may_move_on,
+            };
+            let exchanged = self
+                .exchange(ctx, client, fill, exchange, &mut current.permit)
+                .await;
             let provider_name = &*provider.name;
             match exchanged {
                 Exchanged::Delivered(delivered) => {
@@ -126,7 +154,10 @@ impl EdgeProxy {
                     attempt = attempts.next(now());
                     from = Reuse::Allowed;
                 }
-                Exchanged::Failed { failure, body_can_be_repeated } => {
+                Exchanged::Failed {
+                    failure,
+                    body_can_be_repeated,
+                } => {
                     self.metrics.count_attempt(provider_name, None);
                     if failure.counts_against_target() {
                         current.permit.failed(now(), &cooldown);

@@ -61,7 +61,13 @@ impl<'a> AnswerBody<'a> {
         deadline: Option<Instant>,
     ) -> Self {
         upstream.set_read_timeout(Some(idle_timeout));
-        Self { upstream, framing, received: 0, ended: None, deadline }
+        Self {
+            upstream,
+            framing,
+            received: 0,
+            ended: None,
+            deadline,
+        }
     }
 
     /// The next bytes, several chunks at once when they are there already; `None` at a proved end.
@@ -99,7 +105,9 @@ impl<'a> AnswerBody<'a> {
             Err(error) if *error.etype() == ErrorType::ReadTimedout => {
                 Err(RelayFailure::Answer(AnswerBroken::Idle))
             }
-            Err(error) => Err(RelayFailure::Answer(AnswerBroken::Cut(error.etype().as_str().to_owned()))),
+            Err(error) => Err(RelayFailure::Answer(AnswerBroken::Cut(
+                error.etype().as_str().to_owned(),
+            ))),
         }
     }
 
@@ -116,7 +124,9 @@ impl<'a> AnswerBody<'a> {
         match self.framing {
             Framing::Length(length) if self.received < length => {
                 let short = length - self.received;
-                Err(RelayFailure::Answer(AnswerBroken::Cut(format!("{short} bytes short of its Content-Length"))))
+                Err(RelayFailure::Answer(AnswerBroken::Cut(format!(
+                    "{short} bytes short of its Content-Length"
+                ))))
             }
             _ => Ok(()),
         }
@@ -160,7 +170,11 @@ pub(crate) fn frame_head(
     client: &mut Client<'_>,
 ) -> pingora_core::Result<()> {
     let http2 = client.is_http2();
-    head.set_version(if http2 { http::Version::HTTP_2 } else { http::Version::HTTP_11 });
+    head.set_version(if http2 {
+        http::Version::HTTP_2
+    } else {
+        http::Version::HTTP_11
+    });
     match framing {
         Framing::Empty => {}
         Framing::Length(length) if !streaming => {

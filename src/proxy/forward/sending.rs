@@ -111,9 +111,16 @@ enum Written {
     Answered,
 }
 
-async fn write_request(upstream: &mut HttpSession, head: RequestHeader, body: &AttemptBody) -> Result<Written, String> {
+async fn write_request(
+    upstream: &mut HttpSession,
+    head: RequestHeader,
+    body: &AttemptBody,
+) -> Result<Written, String> {
     let text = |error: Box<pingora_core::Error>| error.etype().as_str().to_owned();
-    upstream.write_request_header(Box::new(head)).await.map_err(text)?;
+    upstream
+        .write_request_header(Box::new(head))
+        .await
+        .map_err(text)?;
     let segments: &[Bytes] = match body {
         AttemptBody::Empty => &[],
         AttemptBody::Held(segments) => segments,
@@ -140,12 +147,17 @@ async fn write_request(upstream: &mut HttpSession, head: RequestHeader, body: &A
 
 /// Whether a final head is there already, without waiting for one.
 fn answered_early(upstream: &mut HttpSession) -> bool {
-    matches!(tokio::task::unconstrained(upstream.read_response_header()).now_or_never(), Some(Ok(())))
-        && final_head(upstream).is_some()
+    matches!(
+        tokio::task::unconstrained(upstream.read_response_header()).now_or_never(),
+        Some(Ok(()))
+    ) && final_head(upstream).is_some()
 }
 
 fn final_head(upstream: &HttpSession) -> Option<ResponseHeader> {
-    upstream.response_header().filter(|head| !head.status.is_informational()).cloned()
+    upstream
+        .response_header()
+        .filter(|head| !head.status.is_informational())
+        .cloned()
 }
 
 async fn read_final_head(upstream: &mut HttpSession) -> Result<ResponseHeader, SendFailure> {
@@ -159,7 +171,9 @@ async fn read_final_head(upstream: &mut HttpSession) -> Result<ResponseHeader, S
             Err(error) => {
                 let word = error.etype().as_str().to_owned();
                 return Err(match error.etype() {
-                    ErrorType::InvalidHTTPHeader | ErrorType::H2Error | ErrorType::InvalidH2 => SendFailure::NoHttp(word),
+                    ErrorType::InvalidHTTPHeader | ErrorType::H2Error | ErrorType::InvalidH2 => {
+                        SendFailure::NoHttp(word)
+                    }
                     _ => SendFailure::ClosedBeforeHead(word),
                 });
             }
@@ -201,6 +215,10 @@ impl Upload {
             };
             let Some(chunk) = chunk else { break };
             self.touched = true;
+            // WHY: a chunk's size can come without its bytes, and an empty chunk would be the end to the provider
+            if chunk.is_empty() {
+                continue;
+            }
             self.sent_bytes += chunk.len() as u64;
             if self.sent_bytes > self.limit_bytes {
                 return Err(SendFailure::BodyTooLarge);
