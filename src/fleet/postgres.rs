@@ -202,9 +202,14 @@ fn parse(payload: &str) -> Heard {
 
 #[cfg(test)]
 #[path = "../store/postgres/private_server.rs"]
-#[expect(dead_code, reason = "the store's tests use more of it")]
+#[expect(
+    dead_code,
+    clippy::duplicate_mod,
+    reason = "the server of the store's tests, without an arrow to the store"
+)]
 mod private_server;
 #[cfg(test)]
+#[path = "postgres_tests.rs"]
 mod tests;
 #[cfg(test)]
 use tokio_postgres::{Config, NoTls};

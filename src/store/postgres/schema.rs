@@ -14,7 +14,7 @@ use crate::store::StoreError;
 use crate::store::migrate::{AppliedMigration, MigrationStatus, POSTGRES, Schema, missing, status};
 
 /// Waiting for another instance's migration is part of it.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_mins(2);
 
 const PATIENCE: &str = "SELECT set_config('statement_timeout', '110000', true)";
 const LOCK: &str = "SELECT pg_advisory_xact_lock(7311302716422186)";

@@ -199,81 +199,59 @@ fn connections_cut_by_the_server_are_replaced() {
     });
 }
 
-#[test]
-fn sslmodes_check_what_libpq_checks() {
-    let server = PrivateServer::shared();
-    let runtime = store_runtime();
-    let database = server.database();
+/// Host, parameters, and whether the connection is then encrypted; `None`: there is none.
+fn sslmode_table(server: &PrivateServer) -> Vec<(String, String, Option<bool>)> {
     let file = |name: &str| server.folder.join(name).display().to_string();
     let (ca, other, itself) = (file("ca.crt"), file("other.crt"), file("server.crt"));
     let unix = server.folder.display().to_string().replace('/', "%2F");
-    let port = server.port;
-    let table = [
+    let rows = [
+        ("localhost", "sslmode=disable".to_owned(), Some(false)),
+        ("localhost", "sslmode=allow".to_owned(), Some(false)),
+        ("localhost", "sslmode=prefer".to_owned(), Some(true)),
+        ("localhost", String::new(), Some(true)),
+        ("localhost", "sslmode=require".to_owned(), Some(true)),
+        ("localhost", format!("sslmode=require&sslrootcert={other}"), None),
         (
-            format!("localhost:{port}"),
-            "sslmode=disable".to_owned(),
-            Some(false),
-        ),
-        (
-            format!("localhost:{port}"),
-            "sslmode=allow".to_owned(),
-            Some(false),
-        ),
-        (
-            format!("localhost:{port}"),
-            "sslmode=prefer".to_owned(),
-            Some(true),
-        ),
-        (format!("localhost:{port}"), String::new(), Some(true)),
-        (
-            format!("localhost:{port}"),
-            "sslmode=require".to_owned(),
-            Some(true),
-        ),
-        (
-            format!("localhost:{port}"),
-            format!("sslmode=require&sslrootcert={other}"),
-            None,
-        ),
-        (
-            format!("localhost:{port}"),
+            "localhost",
             format!("sslmode=verify-ca&sslrootcert={ca}"),
             Some(true),
         ),
         (
-            format!("localhost:{port}"),
+            "localhost",
             format!("sslmode=verify-ca&sslrootcert={itself}"),
             Some(true),
         ),
         (
-            format!("localhost:{port}"),
+            "localhost",
             format!("sslmode=verify-ca&sslrootcert={other}"),
             None,
         ),
         (
-            format!("127.0.0.1:{port}"),
+            "127.0.0.1",
             format!("sslmode=verify-ca&sslrootcert={ca}"),
             Some(true),
         ),
         (
-            format!("localhost:{port}"),
+            "localhost",
             format!("sslmode=verify-full&sslrootcert={ca}"),
             Some(true),
         ),
-        (
-            format!("127.0.0.1:{port}"),
-            format!("sslmode=verify-full&sslrootcert={ca}"),
-            None,
-        ),
-        (
-            format!("{unix}:{port}"),
-            "sslmode=verify-full".to_owned(),
-            Some(false),
-        ),
+        ("127.0.0.1", format!("sslmode=verify-full&sslrootcert={ca}"), None),
+        (unix.as_str(), "sslmode=verify-full".to_owned(), Some(false)),
     ];
-    runtime.block_on(async {
-        for (host, query, encrypted) in table {
-            let url = format!("postgres://postgres@{host}/{database}?{query}");
+    rows.map(|(host, query, encrypted)| (host.to_owned(), query, encrypted))
+        .into()
+}
+
+#[test]
+fn sslmodes_check_what_libpq_checks() {
+    const IS_ENCRYPTED: &str =
+        "SELECT COALESCE((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), FALSE)";
+    let server = PrivateServer::shared();
+    let database = server.database();
+    store_runtime().block_on(async {
+        for (host, query, encrypted) in sslmode_table(server) {
+            let url = format!("postgres://postgres@{host}:{}/{database}?{query}", server.port);
             let connector = super::Connector::new(&Secret::new(url), TIMEOUT).unwrap();
             let opened = connector.dedicated().await;
             let Some(expected) = encrypted else {
@@ -282,8 +260,7 @@ fn sslmodes_check_what_libpq_checks() {
             };
             let (client, messages) = opened.unwrap_or_else(|error| panic!("{host} {query}: {error}"));
             let driver = crate::domain::spawn::spawn("test", super::database::drive(messages));
-            let sql = "SELECT COALESCE((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), FALSE)";
-            let row = client.query_typed_one(sql, &[]).await.unwrap();
+            let row = client.query_typed_one(IS_ENCRYPTED, &[]).await.unwrap();
             assert_eq!(row.get::<_, bool>(0), expected, "{host} {query}");
             driver.abort();
         }

@@ -215,18 +215,16 @@ fn roots(word: Option<&str>) -> Roots {
 }
 
 fn mode(word: Option<&str>, roots: &Roots) -> Result<SslMode, StoreError> {
-    let mode = match (word, roots) {
-        (None, Roots::System) => SslMode::VerifyFull,
-        (None, _) => SslMode::Prefer,
-        (Some("disable"), _) => SslMode::Disable,
-        (Some("allow"), _) => SslMode::Allow,
-        (Some("prefer"), _) => SslMode::Prefer,
+    let mode = match word {
+        None if *roots == Roots::System => SslMode::VerifyFull,
+        None | Some("prefer") => SslMode::Prefer,
+        Some("disable") => SslMode::Disable,
+        Some("allow") => SslMode::Allow,
         // As libpq does: a root that is named is also checked.
-        (Some("require"), Roots::File(_)) => SslMode::VerifyCa,
-        (Some("require"), _) => SslMode::Require,
-        (Some("verify-ca"), _) => SslMode::VerifyCa,
-        (Some("verify-full"), _) => SslMode::VerifyFull,
-        (Some(other), _) => {
+        Some("require") if !matches!(roots, Roots::File(_)) => SslMode::Require,
+        Some("require" | "verify-ca") => SslMode::VerifyCa,
+        Some("verify-full") => SslMode::VerifyFull,
+        Some(other) => {
             return Err(wrong(&format!(
                 "`sslmode={other}` is none of disable, allow, prefer, require, verify-ca, verify-full"
             )));

@@ -10,7 +10,10 @@ const COMFORTABLE: usize = 100_000;
 /// Counters beyond this many are not taken in.
 const MOST: usize = 200_000;
 /// A counter younger than this is kept, for a grant may yet be given back.
-const IDLE: Duration = Duration::from_secs(15 * 60);
+const IDLE: Duration = Duration::from_mins(15);
+
+/// Grants minus returned ones, by token.
+type Sums = Vec<(TokenId, i64)>;
 
 /// What a caller learns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,7 +138,7 @@ impl Counters {
     }
 
     /// What is logged only, in the order folding, pending, for a log that is written anew.
-    pub(super) fn unfolded(&self) -> (Vec<(TokenId, i64)>, Vec<(TokenId, i64)>) {
+    pub(super) fn unfolded(&self) -> (Sums, Sums) {
         let all = |part: fn(&Counter) -> i64| {
             self.by_token
                 .iter()

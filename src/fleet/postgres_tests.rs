@@ -6,8 +6,7 @@ use super::private_server::PrivateServer;
 use super::*;
 use crate::domain::{ProjectId, TokenId};
 
-const COUNTER_TABLE: &str =
-    include_str!("../../../migrations/postgres/0003_create_grant_folds_and_changes.sql");
+const COUNTER_TABLE: &str = include_str!("../../migrations/postgres/0003_create_grant_folds_and_changes.sql");
 
 #[derive(Default)]
 struct Ear(Mutex<Vec<Changed>>);
