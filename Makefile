@@ -52,4 +52,4 @@ deps:
 	@.ci/install-missing cmake cc
 
 deps-test:
-	@.ci/install-missing cmake cc postgresql redis-server
+	@.ci/install-missing cmake cc postgresql redis-server openssl setpriv
