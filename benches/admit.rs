@@ -17,12 +17,14 @@ use http::{HeaderMap, HeaderValue};
 use llm_proxy::auth::{AuthSettings, Authenticator, Principal, credential_hash};
 use llm_proxy::domain::crypto::Sealer;
 use llm_proxy::domain::patch::TokenPatch;
+use llm_proxy::domain::token::NewSecret;
 use llm_proxy::domain::{
-    Clock, Limits, NewSecret, Project, ProjectId, SystemClock, Timestamp, Token, TokenHash, TokenId,
+    Clock, Limits, Project, ProjectId, SystemClock, Timestamp, Token, TokenHash, TokenId,
 };
 use llm_proxy::limit::{LimitSettings, Limiter, Subject};
+use llm_proxy::store::tokens::RevokeCounts;
 use llm_proxy::store::{
-    GrantOutcome, Grants, Page, Paged, RevokeCounts, StoreError, StoredPrincipal, TokenFilter, TokenStore,
+    GrantOutcome, Grants, Page, Paged, StoreError, StoredPrincipal, TokenFilter, TokenStore,
 };
 use tokio::runtime::Runtime;
 
@@ -72,7 +74,7 @@ fn admit(criterion: &mut Criterion, runtime: &Runtime) -> Result<()> {
 
     let mut group = criterion.benchmark_group("admit");
     group.bench_function("hash_of_the_credential", |bencher| {
-        bencher.iter(|| credential_hash(black_box(&headers)))
+        bencher.iter(|| credential_hash(black_box(&headers)));
     });
     group.bench_function("known_token", |bencher| {
         bencher.iter(|| {

@@ -31,7 +31,7 @@ fn bodies(criterion: &mut Criterion) -> Result<()> {
         let mut group = criterion.benchmark_group("body");
         group.throughput(Throughput::Bytes(body.len() as u64));
         group.bench_function(format!("inspect_{name}"), |bencher| {
-            bencher.iter(|| inspect(&keys, black_box(&body)))
+            bencher.iter(|| inspect(&keys, black_box(&body)));
         });
         group.bench_function(format!("rename_model_{name}"), |bencher| {
             bencher.iter(|| {
@@ -40,7 +40,7 @@ fn bodies(criterion: &mut Criterion) -> Result<()> {
             });
         });
         group.bench_function(format!("canonical_{name}"), |bencher| {
-            bencher.iter(|| canonical_json(black_box(&body)))
+            bencher.iter(|| canonical_json(black_box(&body)));
         });
         group.finish();
     }
