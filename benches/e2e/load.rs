@@ -202,10 +202,11 @@ fn request(load: &Load, streaming: bool) -> Vec<u8> {
         body.len()
     );
     if streaming {
-        head.push_str(&format!(
+        let chunks = format!(
             "x-bench-chunks: {}\r\nx-bench-pause-micros: {}\r\n",
             load.chunks, load.pause_micros
-        ));
+        );
+        head.push_str(&chunks);
     }
     for line in &load.headers {
         head.push_str(line);

@@ -48,7 +48,7 @@ pub struct Plan {
     raw: Option<String>,
     environment: Vec<(String, String)>,
     /// Kept so that it answers as long as the edge may ask.
-    _provider: Option<Provider>,
+    provider: Option<Provider>,
 }
 
 /// A running program with its folder.
@@ -78,7 +78,7 @@ impl TestEdge {
             },
             "logging": {"level": "debug"},
         }));
-        plan._provider = Some(provider.clone());
+        plan.provider = Some(provider.clone());
         plan
     }
 
@@ -371,7 +371,7 @@ impl Plan {
             config,
             raw: None,
             environment: Vec::new(),
-            _provider: None,
+            provider: None,
         }
     }
 
