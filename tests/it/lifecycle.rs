@@ -67,7 +67,8 @@ fn bad_configuration_ends_the_start_with_every_fault_and_its_place() {
 fn start_on_existing_data_is_quick() {
     let mut edge = TestEdge::start(&Provider::start());
     edge.stop();
-    // The best of several: other tests run beside this one.
+    // The best of several: other tests run beside this one, and an unoptimised build takes its time.
+    let limit = Duration::from_millis(if cfg!(debug_assertions) { 1000 } else { 300 });
     let best = (0..5)
         .map(|_| {
             edge.start_again();
@@ -75,7 +76,7 @@ fn start_on_existing_data_is_quick() {
         })
         .min()
         .expect("some starts");
-    assert!(best < Duration::from_millis(300), "{best:?}");
+    assert!(best < limit, "{best:?}");
 }
 
 #[test]
