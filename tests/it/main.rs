@@ -53,4 +53,5 @@ mod timeouts;
 #[cfg(test)]
 mod tokens_and_projects;
 #[cfg(test)]
+mod uploads;
 mod wait;
