@@ -19,6 +19,7 @@ use crate::cache::{ResponseCache, RunningFills};
 use crate::config::Settings;
 use crate::domain::Clock;
 use crate::domain::crypto::Sealer;
+use crate::fleet::local::LocalChanges;
 use crate::limit::{Limiter, RedisRates};
 use crate::listen::{Drain, Front};
 use crate::live::Snapshot;
@@ -230,7 +231,7 @@ fn control_plane(
         audit_store: Some(Arc::clone(&store.audit)),
         grants: Arc::clone(&store.grants),
         sealer,
-        changes: common.authenticator.clone(),
+        changes: Arc::new(LocalChanges::new(vec![common.authenticator.clone()])),
         usage: Arc::new(CountersView(Arc::clone(&common.counters))),
         audit: common.audit.clone(),
         configuration: Arc::new(ConfigurationView(Arc::clone(reloader))),
