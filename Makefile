@@ -12,7 +12,7 @@ help:
 	@echo "make test-sdk     the unmodified openai and anthropic packages against the program"
 	@echo "make check        formatting, lints and documentation, as before each landing"
 	@echo "make lint | fmt   lints alone | format the sources"
-	@echo "make bench        the benchmarks"
+	@echo "make bench        the benchmarks: parts alone, then end to end against a bare Pingora (3 minutes)"
 	@echo "make deps         what building needs (cmake, a C compiler); deps-test: what testing needs besides"
 
 quickstart: build
@@ -47,6 +47,7 @@ docs: deps
 
 bench: deps
 	cargo bench --locked
+	benches/e2e/run
 
 deps:
 	@.ci/install-missing cmake cc
