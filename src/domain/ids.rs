@@ -1,5 +1,6 @@
 //! Identities: projects, tokens and records.
 
+use std::cell::Cell;
 use std::fmt;
 use std::str::FromStr;
 
@@ -65,6 +66,20 @@ uuid_id!(ProjectId, "The identity of a project (a tenant).");
 uuid_id!(TokenId, "The identity of a token; not its secret.");
 uuid_id!(AuditId, "The identity of an audit event.");
 
+/// The next of a thread's random numbers. Record ids must differ, they need not be hard to guess: one call to the
+/// system's random source a thread, then steps of an odd number, which meet no value twice in 2^128.
+fn next_random() -> u128 {
+    const STEP: u128 = 0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835;
+    thread_local! {
+        static STATE: Cell<u128> = Cell::new(Uuid::new_v4().as_u128());
+    }
+    STATE.with(|state| {
+        let next = state.get().wrapping_add(STEP);
+        state.set(next);
+        next ^ (next >> 64)
+    })
+}
+
 /// The server-made identity of one client request (a ULID): what keys records and events. The client's
 /// request id is an attribute only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -74,8 +89,7 @@ impl RecordId {
     /// A new identity for the moment `now`.
     pub fn new(now: super::Timestamp) -> Self {
         let millis = u64::try_from(now.as_micros() / 1000).unwrap_or(0);
-        let random = Uuid::new_v4().as_u128();
-        Self(ulid::Ulid::from_parts(millis, random))
+        Self(ulid::Ulid::from_parts(millis, next_random()))
     }
 }
 

@@ -100,7 +100,7 @@ impl EdgeProxy {
         ctx.outcome.status = answer.status.as_u16();
         let clock: &dyn Clock = &*self.clock;
         ctx.outcome.first_byte = Some(clock.monotonic().saturating_sub(ctx.arrival.started));
-        decorate(ctx, &session.req_header().headers, answer, clock.now())
+        decorate(ctx, session.get_header(http::header::ORIGIN), answer, clock.now())
     }
 }
 

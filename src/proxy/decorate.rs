@@ -9,7 +9,7 @@ use crate::domain::Timestamp;
 /// Adds what every answer carries and what `server.expose_headers` asks for.
 pub(super) fn decorate(
     ctx: &RequestCtx,
-    request: &http::HeaderMap,
+    origin: Option<&HeaderValue>,
     answer: &mut ResponseHeader,
     now: Timestamp,
 ) -> pingora_core::Result<()> {
@@ -19,7 +19,7 @@ pub(super) fn decorate(
     let is_preflight = answer
         .headers
         .contains_key(http::header::ACCESS_CONTROL_ALLOW_ORIGIN);
-    ctx.snapshot.cors.decorate(request, |name, value| {
+    ctx.snapshot.cors.decorate(origin, |name, value| {
         if fields.is_ok() && !is_preflight {
             fields = answer.append_header(name, value).map(|_| ());
         }

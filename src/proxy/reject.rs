@@ -55,7 +55,12 @@ impl EdgeProxy {
         mut head: ResponseHeader,
         body: Bytes,
     ) -> pingora_core::Result<()> {
-        decorate(ctx, &session.req_header().headers, &mut head, self.clock.now())?;
+        decorate(
+            ctx,
+            session.get_header(header::ORIGIN),
+            &mut head,
+            self.clock.now(),
+        )?;
         ctx.outcome.status = head.status.as_u16();
         ctx.outcome.first_byte = Some(self.clock.monotonic().saturating_sub(ctx.arrival.started));
         let bodiless = matches!(head.status.as_u16(), 204 | 304);

@@ -95,6 +95,11 @@ impl<'a> Client<'a> {
         self.session.req_header()
     }
 
+    /// The origin of a browser's request.
+    pub(crate) fn origin(&self) -> Option<http::HeaderValue> {
+        self.session.get_header(http::header::ORIGIN).cloned()
+    }
+
     /// Sends what was written and closes the connection without ending the answer.
     pub(crate) async fn flush_and_cut(&mut self) {
         self.session.set_keepalive(None);

@@ -60,8 +60,8 @@ impl EdgeProxy {
         upstream_head: &ResponseHeader,
         delivery: Delivery<'_>,
     ) -> Delivered {
-        let request = client.request_head().clone();
-        let framing = Framing::of(upstream_head, request.method == http::Method::HEAD);
+        let origin = client.origin();
+        let framing = Framing::of(upstream_head, client.request_head().method == http::Method::HEAD);
         let streamed = is_event_stream(upstream_head) && framing != Framing::Empty;
         let mut events = match delivery.kind {
             Some(kind) if streamed && !is_encoded(upstream_head) => {
@@ -98,7 +98,7 @@ impl EdgeProxy {
             }
         };
         if let Err(error) = frame_head(&mut head, framing, events.is_some(), client)
-            .and_then(|()| decorate(ctx, &request.headers, &mut head, self.clock.now()))
+            .and_then(|()| decorate(ctx, origin.as_ref(), &mut head, self.clock.now()))
         {
             return Delivered::Broken(error);
         }
@@ -235,11 +235,11 @@ impl EdgeProxy {
         ctx.cache.miss();
         ctx.outcome.origin = Origin::Upstream;
         ctx.outcome.status = upstream_head.status.as_u16();
-        let request = client.request_head().clone();
+        let origin = client.origin();
         let framing = Framing::Length(body.len() as u64);
         let dressed = answer_head(upstream_head, rules).and_then(|mut head| {
             frame_head(&mut head, framing, false, client)?;
-            decorate(ctx, &request.headers, &mut head, self.clock.now())?;
+            decorate(ctx, origin.as_ref(), &mut head, self.clock.now())?;
             Ok(head)
         });
         let head = match dressed {

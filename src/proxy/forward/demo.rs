@@ -67,11 +67,11 @@ impl EdgeProxy {
         } else {
             Framing::Length(length)
         };
-        let request = client.request_head().clone();
+        let origin = client.origin();
         let dressed = ResponseHeader::build_no_case(demo.status, Some(24)).and_then(|mut head| {
             head.insert_header(header::CONTENT_TYPE, HeaderValue::from_static(demo.content_type))?;
             frame_head(&mut head, framing, stream, client)?;
-            decorate(ctx, &request.headers, &mut head, self.clock.now())?;
+            decorate(ctx, origin.as_ref(), &mut head, self.clock.now())?;
             Ok(head)
         });
         let head = dressed.map_err(Delivered::Broken)?;
