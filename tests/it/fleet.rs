@@ -105,7 +105,7 @@ fn rate_is_shared_through_redis() {
 fn redis_that_goes_means_local_limits_and_no_error() {
     let mut redis = Redis::start();
     let provider = Provider::start();
-    let over = json!({"redis": {"url": redis.url(), "timeout": REDIS_TIMEOUT}, "limits": {"distributed": {"fleet_size": 2}}});
+    let over = json!({"redis": {"url": redis.url()}, "limits": {"distributed": {"fleet_size": 2}}});
     let (one, two) = pair(&provider, over);
     let user = one.token(json!({"limits": {"rpm": 20}}));
     let there = user.at(&two.anonymous());
