@@ -278,12 +278,13 @@ impl Parts {
         Ok(())
     }
 
-    /// Gives Redis a moment to answer first, so that the first requests do not meet the fallback.
+    /// Gives Redis a moment to answer first, so that the first requests do not meet the fallback and the other
+    /// instances count this one.
     async fn wait_for_redis(&self) {
         let Some(rates) = &self.services.shared_rates else {
             return;
         };
-        if !rates.connected_within(REDIS_FIRST_ANSWER).await {
+        if !rates.joined_within(REDIS_FIRST_ANSWER).await {
             log::warn!("Redis does not answer yet; rates follow `limits.distributed.fallback` until it does");
         }
     }

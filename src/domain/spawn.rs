@@ -31,6 +31,15 @@ where
     })
 }
 
+/// Starts a named task on a given runtime, from any thread. Its panic is logged with its name.
+pub fn spawn_on<F>(runtime: &tokio::runtime::Handle, name: &'static str, future: F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let _entered = runtime.enter();
+    drop(spawn(name, future));
+}
+
 /// How many tasks started here have not ended.
 pub fn running() -> usize {
     RUNNING.load(Ordering::Acquire)

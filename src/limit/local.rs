@@ -1,15 +1,19 @@
 //! Rate buckets in this process: sharded, bounded, exact under any concurrency.
+//!
+//! In a fleet they are what each instance falls back to while Redis does not answer. So that both together
+//! never give more than the rate, they learn from each answer of Redis how much of a bucket is used up, and
+//! remember what was given without Redis (`owed`) until Redis was told.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use quick_cache::DefaultHashBuilder;
 
 use super::charge::{Bucket, Charge, MOST_CHARGES, Refusal};
-use super::gcra::{FullAt, Rate, Room};
+use super::gcra::{FullAt, Room};
 use crate::domain::Clock;
 
 const SHARDS: usize = 64;
@@ -25,9 +29,35 @@ pub(super) struct LocalRates {
     hasher: DefaultHashBuilder,
     clock: Arc<dyn Clock>,
     forgotten: AtomicU64,
+    /// Buckets with something owed; nothing is looked for while it is 0.
+    owing: AtomicUsize,
 }
 
-type Shard = HashMap<Bucket, FullAt, DefaultHashBuilder>;
+type Shard = HashMap<Bucket, Kept, DefaultHashBuilder>;
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Kept {
+    full_at: FullAt,
+    /// Places given without Redis, of which it was not told yet.
+    owed: u32,
+}
+
+/// As what this process gives places of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Share {
+    /// Of how many instances it is one: each gives its part of a rate.
+    pub(super) instances: u32,
+    /// Whether Redis must be told of them later.
+    pub(super) owing: bool,
+}
+
+impl Share {
+    /// Nobody else gives any.
+    pub(super) const WHOLE: Self = Self {
+        instances: 1,
+        owing: false,
+    };
+}
 
 impl LocalRates {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
@@ -44,18 +74,19 @@ impl LocalRates {
             hasher,
             clock,
             forgotten: AtomicU64::new(0),
+            owing: AtomicUsize::new(0),
         }
     }
 
-    /// Takes one place of each, or of none. Every instance of a fleet of `instances` gives its share.
-    pub(super) fn take(&self, charges: &[Charge], instances: u32) -> Result<[Room; MOST_CHARGES], Refusal> {
+    /// Takes one place of each, or of none.
+    pub(super) fn take(&self, charges: &[Charge], share: Share) -> Result<[Room; MOST_CHARGES], Refusal> {
         let now = nanos(self.clock.monotonic());
         let mut rooms = [Room::default(); MOST_CHARGES];
         for (index, (charge, room)) in charges.iter().zip(&mut rooms).enumerate() {
-            match self.take_one(charge.bucket, charge.rate.share_of(instances), now) {
+            match self.take_one(charge, share, now) {
                 Ok(left) => *room = left,
                 Err(wait) => {
-                    self.give_back(&charges[..index], instances);
+                    self.give_back(&charges[..index], share);
                     return Err(Refusal { index, wait });
                 }
             }
@@ -64,12 +95,59 @@ impl LocalRates {
     }
 
     /// Returns one place of each.
-    pub(super) fn give_back(&self, charges: &[Charge], instances: u32) {
+    pub(super) fn give_back(&self, charges: &[Charge], share: Share) {
         for charge in charges {
             let mut shard = self.shard(charge.bucket).lock();
-            if let Some(bucket) = shard.get_mut(&charge.bucket) {
-                *bucket = charge.rate.share_of(instances).give_back(*bucket);
+            if let Some(kept) = shard.get_mut(&charge.bucket) {
+                kept.full_at = charge.rate.share_of(share.instances).give_back(kept.full_at);
+                if share.owing {
+                    self.owe(kept, kept.owed.saturating_sub(1));
+                }
             }
+        }
+    }
+
+    /// What Redis said of a bucket: everything is free again after `until_full`. The part of the rate that is
+    /// used up there is used up here, and never less than was known.
+    pub(super) fn learn(&self, bucket: Bucket, until_full: Duration) {
+        let now = nanos(self.clock.monotonic());
+        let full_at = FullAt(now.saturating_add(nanos(until_full)));
+        let mut shard = self.shard(bucket).lock();
+        let kept = self.kept(&mut shard, bucket, now);
+        kept.full_at = kept.full_at.max(full_at);
+    }
+
+    /// What Redis was not told of each bucket yet. Whoever asks tells it, or says [`owe_again`](Self::owe_again).
+    pub(super) fn take_owed(&self, charges: &[Charge]) -> [u32; MOST_CHARGES] {
+        let mut owed = [0; MOST_CHARGES];
+        if self.owing.load(Ordering::Acquire) == 0 {
+            return owed;
+        }
+        for (charge, owed) in charges.iter().zip(&mut owed) {
+            if let Some(kept) = self.shard(charge.bucket).lock().get_mut(&charge.bucket) {
+                *owed = kept.owed;
+                self.owe(kept, 0);
+            }
+        }
+        owed
+    }
+
+    /// Redis was not told after all, or nobody knows: then the bucket is rather charged twice than not at all.
+    pub(super) fn owe_again(&self, charges: &[Charge], owed: [u32; MOST_CHARGES]) {
+        for (charge, owed) in charges.iter().zip(owed) {
+            if owed > 0 {
+                let mut shard = self.shard(charge.bucket).lock();
+                let now = nanos(self.clock.monotonic());
+                let kept = self.kept(&mut shard, charge.bucket, now);
+                self.owe(kept, kept.owed.saturating_add(owed).min(charge.rate.0.get()));
+            }
+        }
+    }
+
+    /// Redis took a place of this bucket for somebody who was answered without it: one less is owed.
+    pub(super) fn settle_one(&self, bucket: Bucket) {
+        if let Some(kept) = self.shard(bucket).lock().get_mut(&bucket) {
+            self.owe(kept, kept.owed.saturating_sub(1));
         }
     }
 
@@ -83,20 +161,37 @@ impl LocalRates {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 
-    fn take_one(&self, bucket: Bucket, rate: Rate, now: u64) -> Result<Room, Duration> {
-        let mut shard = self.shard(bucket).lock();
-        if let Some(full_at) = shard.get_mut(&bucket) {
-            let (next, room) = rate.take(*full_at, now)?;
-            *full_at = next;
-            return Ok(room);
+    fn take_one(&self, charge: &Charge, share: Share, now: u64) -> Result<Room, Duration> {
+        let mut shard = self.shard(charge.bucket).lock();
+        let kept = self.kept(&mut shard, charge.bucket, now);
+        let (next, room) = charge.rate.share_of(share.instances).take(kept.full_at, now)?;
+        kept.full_at = next;
+        if share.owing {
+            self.owe(kept, kept.owed.saturating_add(1).min(charge.rate.0.get()));
         }
-        if shard.len() >= self.most_per_shard {
-            let forgotten = make_room(&mut shard, now);
-            self.forgotten.fetch_add(forgotten, Ordering::Relaxed);
-        }
-        let (next, room) = rate.take(FullAt::default(), now)?;
-        shard.insert(bucket, next);
         Ok(room)
+    }
+
+    fn kept<'shard>(&self, shard: &'shard mut Shard, bucket: Bucket, now: u64) -> &'shard mut Kept {
+        if shard.len() >= self.most_per_shard && !shard.contains_key(&bucket) {
+            let gone = make_room(shard, now);
+            self.forgotten.fetch_add(gone.in_use, Ordering::Relaxed);
+            self.owing.fetch_sub(gone.owing, Ordering::AcqRel);
+        }
+        shard.entry(bucket).or_default()
+    }
+
+    fn owe(&self, kept: &mut Kept, owed: u32) {
+        match (kept.owed, owed) {
+            (0, 1..) => {
+                self.owing.fetch_add(1, Ordering::AcqRel);
+            }
+            (1.., 0) => {
+                self.owing.fetch_sub(1, Ordering::AcqRel);
+            }
+            (0, 0) | (1.., 1..) => {}
+        }
+        kept.owed = owed;
     }
 
     fn shard(&self, bucket: Bucket) -> &Mutex<Shard> {
@@ -104,22 +199,41 @@ impl LocalRates {
     }
 }
 
-/// Frees at least an eighth of a shard, so that the work is paid once in many insertions. Answers how many
-/// buckets that were not full had to go.
-fn make_room(shard: &mut Shard, now: u64) -> u64 {
+/// What a shard lost at the bound.
+#[derive(Debug, Default)]
+struct Gone {
+    /// Buckets that were not full.
+    in_use: u64,
+    /// Buckets with something owed.
+    owing: usize,
+}
+
+/// Frees at least an eighth of a shard, so that the work is paid once in many insertions.
+fn make_room(shard: &mut Shard, now: u64) -> Gone {
+    let mut gone = Gone::default();
     let before = shard.len();
-    shard.retain(|_, full_at| full_at.0 > now);
+    keep_those(shard, &mut gone, |kept| kept.full_at.0 > now);
     let wanted = before - before / 8;
     if shard.len() <= wanted {
-        return 0;
+        return gone;
     }
     let in_use = shard.len();
-    let excess = in_use - wanted;
-    let mut by_time: Vec<FullAt> = shard.values().copied().collect();
-    let (_, threshold, _) = by_time.select_nth_unstable(excess - 1);
+    let mut by_time: Vec<FullAt> = shard.values().map(|kept| kept.full_at).collect();
+    let (_, threshold, _) = by_time.select_nth_unstable(in_use - wanted - 1);
     let threshold = *threshold;
-    shard.retain(|_, full_at| *full_at > threshold);
-    (in_use - shard.len()) as u64
+    keep_those(shard, &mut gone, |kept| kept.full_at > threshold);
+    gone.in_use = (in_use - shard.len()) as u64;
+    gone
+}
+
+fn keep_those(shard: &mut Shard, gone: &mut Gone, wanted: impl Fn(&Kept) -> bool) {
+    shard.retain(|_, kept| {
+        let keep = wanted(kept);
+        if !keep && kept.owed > 0 {
+            gone.owing += 1;
+        }
+        keep
+    });
 }
 
 fn nanos(time: Duration) -> u64 {
@@ -130,6 +244,7 @@ fn nanos(time: Duration) -> u64 {
 mod tests {
     use super::*;
     use crate::domain::{ManualClock, ProjectId, Timestamp, TokenId};
+    use crate::limit::gcra::Rate;
     use std::num::NonZeroU32;
 
     fn token(number: u32, rpm: u32) -> Charge {
@@ -157,14 +272,14 @@ mod tests {
         let rates = LocalRates::new(clock.clone());
         let charges = [token(1, 10), project(3)];
         for _ in 0..3 {
-            rates.take(&charges, 1).unwrap();
+            rates.take(&charges, Share::WHOLE).unwrap();
         }
         for _ in 0..20 {
-            let refusal = rates.take(&charges, 1).unwrap_err();
+            let refusal = rates.take(&charges, Share::WHOLE).unwrap_err();
             assert_eq!((refusal.index, refusal.wait), (1, Duration::from_secs(20)));
         }
         assert_eq!(
-            rates.take(&charges[..1], 1).unwrap()[0].remaining,
+            rates.take(&charges[..1], Share::WHOLE).unwrap()[0].remaining,
             6,
             "10 - 3 - this one"
         );
@@ -175,18 +290,18 @@ mod tests {
         let clock = ManualClock::at(Timestamp::EPOCH);
         let rates = LocalRates::new(clock.clone());
         for _ in 0..60 {
-            rates.take(&[token(1, 60)], 1).unwrap();
+            rates.take(&[token(1, 60)], Share::WHOLE).unwrap();
         }
         assert_eq!(
-            rates.take(&[token(1, 60)], 1).unwrap_err().wait,
+            rates.take(&[token(1, 60)], Share::WHOLE).unwrap_err().wait,
             Duration::from_secs(1)
         );
         assert_eq!(
-            rates.take(&[token(1, 6)], 1).unwrap_err().wait,
+            rates.take(&[token(1, 6)], Share::WHOLE).unwrap_err().wait,
             Duration::from_secs(10)
         );
         clock.advance(Duration::from_secs(30));
-        let room = rates.take(&[token(1, 6)], 1).unwrap()[0];
+        let room = rates.take(&[token(1, 6)], Share::WHOLE).unwrap()[0];
         assert_eq!((room.remaining, room.reset), (2, Duration::from_secs(40)));
     }
 
@@ -195,7 +310,7 @@ mod tests {
         let clock = ManualClock::at(Timestamp::EPOCH);
         let rates = LocalRates::with_bound(clock.clone(), SHARDS * 16);
         for number in 0..5_000 {
-            rates.take(&[token(number, 60)], 1).unwrap();
+            rates.take(&[token(number, 60)], Share::WHOLE).unwrap();
             clock.advance(Duration::from_secs(2));
         }
         assert!(rates.len() <= SHARDS * 16);
@@ -203,15 +318,15 @@ mod tests {
 
         let hot = token(9_999_999, 60);
         for _ in 0..60 {
-            rates.take(&[hot], 1).unwrap();
+            rates.take(&[hot], Share::WHOLE).unwrap();
         }
         for number in 10_000..20_000 {
-            rates.take(&[token(number, 60)], 1).unwrap();
+            rates.take(&[token(number, 60)], Share::WHOLE).unwrap();
         }
         assert!(rates.len() <= SHARDS * 16);
         assert!(rates.forgotten() > 0);
         assert!(
-            rates.take(&[hot], 1).is_err(),
+            rates.take(&[hot], Share::WHOLE).is_err(),
             "the bucket that is used up is kept"
         );
     }
@@ -224,7 +339,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..100 {
-                        if rates.take(&[token(1, 60), project(60)], 1).is_ok() {
+                        if rates.take(&[token(1, 60), project(60)], Share::WHOLE).is_ok() {
                             passed.fetch_add(1, Ordering::Relaxed);
                         }
                     }

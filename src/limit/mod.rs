@@ -30,7 +30,7 @@ pub use standing::RateStanding;
 use charge::{Bucket, Charge, MOST_CHARGES, Refusal};
 use concurrency::{Concurrency, Permit};
 use gcra::{Rate, Room};
-use local::LocalRates;
+use local::{LocalRates, Share};
 use reservation::{GrantHold, Returns};
 
 /// Who wants to send a request, and what limits him.
@@ -80,7 +80,7 @@ pub struct LimitStatistics {
 /// process, `max_requests` behind the port [`Grants`].
 pub struct Limiter {
     settings: Arc<ArcSwap<LimitSettings>>,
-    local: LocalRates,
+    local: Arc<LocalRates>,
     shared: Option<Arc<RedisRates>>,
     concurrency: Arc<Concurrency>,
     grants: Arc<dyn Grants>,
@@ -89,7 +89,7 @@ pub struct Limiter {
 
 /// Where places were taken, so that they go back there.
 enum Taken {
-    Locally { instances: u32 },
+    Locally(Share),
     InRedis,
 }
 
@@ -101,9 +101,12 @@ impl Limiter {
         grants: Arc<dyn Grants>,
         shared: Option<Arc<RedisRates>>,
     ) -> Self {
+        let local = shared
+            .as_ref()
+            .map_or_else(|| Arc::new(LocalRates::new(clock)), |shared| shared.local());
         Self {
             settings,
-            local: LocalRates::new(clock),
+            local,
             shared,
             concurrency: Concurrency::new(),
             returns: Returns::start(grants.clone()),
@@ -190,10 +193,10 @@ impl Limiter {
     async fn take(
         &self,
         charges: &[Charge],
-        settings: &LimitSettings,
+        settings: &Arc<LimitSettings>,
     ) -> Result<(Taken, [Room; MOST_CHARGES]), Refused> {
         if charges.is_empty() {
-            return Ok((Taken::Locally { instances: 1 }, [Room::default(); MOST_CHARGES]));
+            return Ok((Taken::Locally(Share::WHOLE), [Room::default(); MOST_CHARGES]));
         }
         if settings.shared
             && let Some(shared) = &self.shared
@@ -205,27 +208,30 @@ impl Limiter {
                 None => {}
             }
         }
-        let instances = self.instances(settings);
-        match self.local.take(charges, instances) {
-            Ok(rooms) => Ok((Taken::Locally { instances }, rooms)),
+        let share = self.share(settings);
+        match self.local.take(charges, share) {
+            Ok(rooms) => Ok((Taken::Locally(share), rooms)),
             Err(refusal) => Err(refused(charges, refusal)),
         }
     }
 
     async fn give_back(&self, charges: &[Charge], taken: &Taken) {
         match (taken, &self.shared) {
-            (Taken::Locally { instances }, _) => self.local.give_back(charges, *instances),
+            (Taken::Locally(share), _) => self.local.give_back(charges, *share),
             (Taken::InRedis, Some(shared)) => shared.give_back(charges, &self.settings.load_full()).await,
             (Taken::InRedis, None) => {}
         }
     }
 
-    /// By how many the rates of this process are divided while Redis does not count for all.
-    fn instances(&self, settings: &LimitSettings) -> u32 {
-        match (settings.fleet_size, &self.shared) {
-            (FleetSize::Fixed(count), _) => count.get(),
-            (FleetSize::Auto, Some(shared)) if settings.shared => shared.instances(),
-            (FleetSize::Auto, _) => 1,
+    /// What this process gives of a rate while Redis does not count for all.
+    fn share(&self, settings: &LimitSettings) -> Share {
+        let shared = self.shared.as_ref().filter(|_| settings.shared);
+        Share {
+            instances: match settings.fleet_size {
+                FleetSize::Fixed(count) => count.get(),
+                FleetSize::Auto => shared.map_or(1, |shared| shared.instances()),
+            },
+            owing: shared.is_some(),
         }
     }
 

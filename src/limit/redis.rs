@@ -2,10 +2,14 @@
 //!
 //! A call that does not answer within `redis.timeout`, or fails, makes this instance do without Redis for a
 //! second; then one request tries again while the others still do without. How many instances there are is
-//! told by each of them to Redis every few seconds, and remembered when Redis goes.
+//! told by each of them to Redis every second, and remembered when Redis goes.
 //!
-//! Commands may be sent from any runtime: fred hands them over channels to its own task, which lives on the
-//! runtime that is given at the start.
+//! A place must not be given twice at such a change: what is given without Redis is owed and charged at the
+//! next call; what an answer says of a bucket is learned for the fallback; and an answer that comes too late
+//! is still read, so that a place it took pays for one that is owed.
+//!
+//! Calls run on the runtime that is given at the start, where fred's own task lives. So a thread that is kept
+//! busy by requests does not make Redis look slow.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -18,10 +22,12 @@ use fred::types::Builder;
 use fred::types::config::{Config, Options, ReconnectPolicy, UnresponsiveConfig};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
+use tokio::sync::{oneshot, watch};
 
 use super::LimitSettings;
 use super::charge::{Bucket, Charge, MOST_CHARGES, Refusal};
 use super::gcra::Room;
+use super::local::LocalRates;
 use crate::domain::{Clock, Secret, TokenId, spawn};
 
 const RATES: &str = include_str!("rates.lua");
@@ -30,9 +36,9 @@ const INSTANCES: &str = include_str!("instances.lua");
 /// How long Redis is left alone after it failed.
 const DO_WITHOUT: Duration = Duration::from_secs(1);
 /// How often this instance says that it lives.
-const BEAT_EVERY: Duration = Duration::from_secs(10);
-/// How often it tries when Redis does not answer.
-const BEAT_AGAIN: Duration = Duration::from_secs(1);
+const BEAT_EVERY: Duration = Duration::from_secs(1);
+/// How long an answer that comes too late is still waited for.
+const LATE: Duration = Duration::from_secs(2);
 const RECONNECT_MILLIS: u32 = 250;
 /// Commands on their way to Redis at once; above it they fail and the fallback holds.
 const MOST_COMMANDS: usize = 16_384;
@@ -45,8 +51,11 @@ pub struct RedisUnusable(String);
 /// Rate buckets in Redis.
 pub struct RedisRates {
     client: Client,
+    runtime: Handle,
     clock: Arc<dyn Clock>,
     settings: Arc<ArcSwap<LimitSettings>>,
+    /// What this instance gives while Redis does not answer.
+    local: Arc<LocalRates>,
     /// How this instance is known to the others.
     name: String,
     instances: AtomicU32,
@@ -54,12 +63,44 @@ pub struct RedisRates {
     try_at: AtomicU64,
     failures: AtomicU64,
     rates_sha: OnceLock<String>,
+    /// Whether this instance said once that it lives.
+    counted: watch::Sender<bool>,
 }
 
-#[derive(Clone, Copy)]
+/// What is charged with one call.
+#[derive(Debug, Clone, Copy)]
+struct Call {
+    action: Action,
+    charges: [Charge; MOST_CHARGES],
+    count: usize,
+    /// Places of each that were given without Redis.
+    owed: [u32; MOST_CHARGES],
+}
+
+#[derive(Debug, Clone, Copy)]
 enum Action {
     Take,
     Give,
+}
+
+/// What Redis says to a call.
+type Verdict = Result<[Room; MOST_CHARGES], Refusal>;
+
+impl Call {
+    fn new(action: Action, charges: &[Charge], owed: [u32; MOST_CHARGES]) -> Self {
+        let mut all = [charges[0]; MOST_CHARGES];
+        all[..charges.len()].copy_from_slice(charges);
+        Self {
+            action,
+            charges: all,
+            count: charges.len(),
+            owed,
+        }
+    }
+
+    fn charges(&self) -> &[Charge] {
+        &self.charges[..self.count]
+    }
 }
 
 impl RedisRates {
@@ -93,6 +134,8 @@ impl RedisRates {
             .map_err(unusable)?;
         let rates = Arc::new(Self {
             client,
+            runtime: runtime.clone(),
+            local: Arc::new(LocalRates::new(Arc::clone(&clock))),
             clock,
             settings,
             name: TokenId::random().to_string(),
@@ -100,6 +143,7 @@ impl RedisRates {
             try_at: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             rates_sha: OnceLock::new(),
+            counted: watch::Sender::new(false),
         });
         let _entered = runtime.enter();
         drop(rates.client.connect());
@@ -117,12 +161,18 @@ impl RedisRates {
         self.try_at.load(Ordering::Relaxed) == 0
     }
 
-    /// Waits for the first connection; false when there is none within `timeout`.
-    pub async fn connected_within(&self, timeout: Duration) -> bool {
+    /// Waits until the others can count this instance; false when Redis does not answer within `timeout`.
+    pub async fn joined_within(&self, timeout: Duration) -> bool {
+        let mut counted = self.counted.subscribe();
         matches!(
-            tokio::time::timeout(timeout, self.client.wait_for_connect()).await,
-            Ok(Ok(()))
+            tokio::time::timeout(timeout, counted.wait_for(|counted| *counted)).await,
+            Ok(Ok(_))
         )
+    }
+
+    /// The buckets of the fallback.
+    pub(super) fn local(&self) -> Arc<LocalRates> {
+        Arc::clone(&self.local)
     }
 
     /// Calls that failed or came too late, for metrics.
@@ -144,49 +194,45 @@ impl RedisRates {
 
     /// Takes one place of each, or of none. `None`: Redis does not answer.
     pub(super) async fn take(
-        &self,
+        self: &Arc<Self>,
         charges: &[Charge],
-        settings: &LimitSettings,
-    ) -> Option<Result<[Room; MOST_CHARGES], Refusal>> {
-        let answer = self.run(Action::Take, charges, settings).await?;
-        match answer.as_slice() {
-            [0, 0, pairs @ ..] if pairs.len() == charges.len() * 2 => {
-                let mut rooms = [Room::default(); MOST_CHARGES];
-                for (room, pair) in rooms.iter_mut().zip(pairs.chunks_exact(2)) {
-                    room.remaining = u32::try_from(pair[0]).unwrap_or(0);
-                    room.reset = micros(pair[1]);
-                }
-                Some(Ok(rooms))
-            }
-            [index, wait] if (1..=charges.len() as i64).contains(index) => Some(Err(Refusal {
-                index: (*index - 1) as usize,
-                wait: micros(*wait),
-            })),
-            _ => {
-                self.failed("the answer of the script is not of the form that was agreed");
-                None
-            }
+        settings: &Arc<LimitSettings>,
+    ) -> Option<Verdict> {
+        if !self.may_try() {
+            return None;
         }
+        let call = Call::new(Action::Take, charges, self.local.take_owed(charges));
+        let (answer, answered) = oneshot::channel();
+        let asking = Arc::clone(self).ask(call, Arc::clone(settings), answer);
+        spawn::spawn_on(&self.runtime, "redis rates", asking);
+        answered.await.ok().flatten()
     }
 
     /// Returns one place of each; when Redis does not answer, they stay taken until they refill.
     pub(super) async fn give_back(&self, charges: &[Charge], settings: &LimitSettings) {
-        if !charges.is_empty() {
-            let _ = self.run(Action::Give, charges, settings).await;
+        if charges.is_empty() || !self.may_try() {
+            return;
+        }
+        let call = Call::new(Action::Give, charges, [0; MOST_CHARGES]);
+        match tokio::time::timeout(settings.redis_timeout, self.call(&call, settings)).await {
+            Ok(Ok(_)) => self.answered(),
+            Ok(Err(error)) => self.failed(error.details()),
+            Err(_) => self.failed("no answer in time"),
         }
     }
 
-    async fn run(&self, action: Action, charges: &[Charge], settings: &LimitSettings) -> Option<Vec<i64>> {
-        if !self.may_try() {
-            return None;
-        }
-        let timeout = settings.redis_timeout;
-        match tokio::time::timeout(timeout, self.call(action, charges, settings)).await {
-            Ok(Ok(answer)) => {
-                if self.try_at.swap(0, Ordering::Relaxed) != 0 {
-                    log::info!("redis answers again: rates are shared");
-                }
-                Some(answer)
+    /// One call from beginning to end, also when nobody waits for its answer any more.
+    async fn ask(
+        self: Arc<Self>,
+        call: Call,
+        settings: Arc<LimitSettings>,
+        answer: oneshot::Sender<Option<Verdict>>,
+    ) {
+        let mut calling = std::pin::pin!(self.call(&call, &settings));
+        let verdict = match tokio::time::timeout(settings.redis_timeout, &mut calling).await {
+            Ok(Ok(numbers)) => {
+                self.answered();
+                self.understand(&call, &numbers)
             }
             Ok(Err(error)) => {
                 self.failed(error.details());
@@ -194,29 +240,86 @@ impl RedisRates {
             }
             Err(_) => {
                 self.failed("no answer in time");
+                // a receiver that is gone decided nothing, and what was taken for it goes back all the same
+                let _ = answer.send(None);
+                let late = tokio::time::timeout(LATE, calling).await;
+                let verdict = late
+                    .ok()
+                    .and_then(Result::ok)
+                    .and_then(|numbers| self.understand(&call, &numbers));
+                self.settle_late(&call, verdict);
+                return;
+            }
+        };
+        if verdict.is_none() {
+            self.local.owe_again(call.charges(), call.owed);
+        }
+        if answer.send(verdict).is_err() && matches!(verdict, Some(Ok(_))) {
+            self.give_back(call.charges(), &settings).await;
+        }
+    }
+
+    /// An answer that nobody waits for: who asked was answered without Redis. A place it took that pays for
+    /// nothing stays taken until it refills: another instance may owe it, and would come too late.
+    fn settle_late(&self, call: &Call, verdict: Option<Verdict>) {
+        match verdict {
+            None => self.local.owe_again(call.charges(), call.owed),
+            Some(Err(_)) => {}
+            Some(Ok(_)) => {
+                for charge in call.charges() {
+                    self.local.settle_one(charge.bucket);
+                }
+            }
+        }
+    }
+
+    /// Reads the script's answer, and learns from it for the fallback.
+    fn understand(&self, call: &Call, numbers: &[i64]) -> Option<Verdict> {
+        match numbers {
+            [0, 0, pairs @ ..] if pairs.len() == call.count * 2 => {
+                let mut rooms = [Room::default(); MOST_CHARGES];
+                for ((room, pair), charge) in rooms.iter_mut().zip(pairs.chunks_exact(2)).zip(call.charges())
+                {
+                    room.remaining = u32::try_from(pair[0]).unwrap_or(0);
+                    room.reset = micros(pair[1]);
+                    self.local.learn(charge.bucket, room.reset);
+                }
+                Some(Ok(rooms))
+            }
+            [index, wait] if (1..=call.count as i64).contains(index) => {
+                let refusal = Refusal {
+                    index: (*index - 1) as usize,
+                    wait: micros(*wait),
+                };
+                let charge = call.charges[refusal.index];
+                self.local
+                    .learn(charge.bucket, charge.rate.reset_when_refused(refusal.wait));
+                Some(Err(refusal))
+            }
+            _ => {
+                self.failed("the answer of the script is not of the form that was agreed");
                 None
             }
         }
     }
 
-    async fn call(
-        &self,
-        action: Action,
-        charges: &[Charge],
-        settings: &LimitSettings,
-    ) -> Result<Vec<i64>, fred::error::Error> {
+    async fn call(&self, call: &Call, settings: &LimitSettings) -> Result<Vec<i64>, fred::error::Error> {
+        let charges = call.charges();
         let keys: Vec<String> = charges
             .iter()
             .map(|charge| key(&settings.prefix, charge.bucket))
             .collect();
-        let word = match action {
+        let word = match call.action {
             Action::Take => "take",
             Action::Give => "give",
         };
-        let mut arguments = Vec::with_capacity(charges.len() + 1);
+        let mut arguments = Vec::with_capacity(charges.len() * 2 + 1);
         arguments.push(word.to_owned());
-        arguments.extend(charges.iter().map(|charge| charge.rate.0.to_string()));
-        let options = options(settings.redis_timeout);
+        for (charge, owed) in charges.iter().zip(call.owed) {
+            arguments.push(charge.rate.0.to_string());
+            arguments.push(owed.to_string());
+        }
+        let options = options(settings.redis_timeout + LATE);
         let client = self.client.with_options(&options);
         if let Some(sha) = self.rates_sha.get() {
             match client
@@ -228,6 +331,12 @@ impl RedisRates {
             }
         }
         client.eval(RATES, keys, arguments).await
+    }
+
+    fn answered(&self) {
+        if self.try_at.swap(0, Ordering::Relaxed) != 0 {
+            log::info!("redis answers again: rates are shared");
+        }
     }
 
     /// While Redis is down one caller a second tries it.
@@ -276,19 +385,23 @@ impl RedisRates {
             .await?;
         self.instances
             .store(u32::try_from(count).unwrap_or(1).max(1), Ordering::Relaxed);
+        self.counted.send_replace(true);
         Ok(())
     }
 }
 
-/// Says every few seconds that this instance lives, as long as someone holds it.
+/// Says every second that this instance lives, as long as someone holds it, from the first connection on.
 async fn beat(rates: Weak<RedisRates>) {
+    let client = rates.upgrade().map(|rates| rates.client.clone());
+    if let Some(client) = client {
+        // an error here is one of the connection: the beats below find out when there is one
+        let _ = client.wait_for_connect().await;
+    }
     while let Some(strong) = rates.upgrade() {
-        let pause = match strong.beat_once().await {
-            Ok(()) => BEAT_EVERY,
-            Err(_) => BEAT_AGAIN,
-        };
+        // WHY: an instance that cannot say so is still one of those that were seen last
+        let _ = strong.beat_once().await;
         drop(strong);
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(BEAT_EVERY).await;
     }
 }
 

@@ -106,8 +106,14 @@ async fn until(condition: impl Fn() -> bool) {
         .expect("the condition never came true");
 }
 
+/// How many of the requests of token 1 pass that come at once.
 async fn passed(limiter: &Limiter, requests: usize, n: u32) -> usize {
+    passed_of(1, limiter, requests, n).await
+}
+
+async fn passed_of(token: u8, limiter: &Limiter, requests: usize, n: u32) -> usize {
     let mut subject = subject();
+    subject.token_id = TokenId::from_bytes([token; 16]);
     subject.token_limits = rpm(n);
     let asking = (0..requests).map(|_| limiter.reserve(subject));
     futures_util::future::join_all(asking)
@@ -201,8 +207,7 @@ async fn a_place_that_concurrency_refused_goes_back_to_redis() {
 async fn when_redis_goes_each_instance_gives_its_share_and_when_it_comes_back_they_share_again() {
     let mut server = Server::start();
     let (one, two) = (instance(&server, |_| ()).await, instance(&server, |_| ()).await);
-    one.rates.beat_once().await.unwrap();
-    assert_eq!((one.rates.instances(), two.rates.instances()), (2, 2));
+    both_know(&one, &two).await;
     server.stop();
     let (first, second) = (
         passed(&one.limiter, 100, 60).await,
@@ -215,10 +220,28 @@ async fn when_redis_goes_each_instance_gives_its_share_and_when_it_comes_back_th
     assert!(!one.rates.is_answering());
 
     server.start_again();
+    both_ask_again(&one, &two).await;
+    let (first, second) = tokio::join!(
+        passed_of(3, &one.limiter, 100, 60),
+        passed_of(3, &two.limiter, 100, 60)
+    );
+    assert!(
+        (60..=62).contains(&(first + second)),
+        "{first} + {second}: the new Redis knows no scripts"
+    );
+}
+
+/// Waits until each was told of the other.
+async fn both_know(one: &Instance, two: &Instance) {
+    until(|| one.rates.instances() == 2 && two.rates.instances() == 2).await;
+}
+
+/// Sends requests of a token of their own until Redis is used again.
+async fn both_ask_again(one: &Instance, two: &Instance) {
     let back = async {
         loop {
-            passed(&one.limiter, 1, 60_000).await;
-            passed(&two.limiter, 1, 60_000).await;
+            passed_of(9, &one.limiter, 1, 60_000).await;
+            passed_of(9, &two.limiter, 1, 60_000).await;
             if one.rates.is_answering() && two.rates.is_answering() {
                 break;
             }
@@ -228,10 +251,110 @@ async fn when_redis_goes_each_instance_gives_its_share_and_when_it_comes_back_th
     tokio::time::timeout(Duration::from_secs(20), back)
         .await
         .expect("redis is used again");
+}
+
+#[tokio::test]
+async fn instances_learn_of_each_other_within_two_beats() {
+    let server = Server::start();
+    let one = instance(&server, |_| ()).await;
+    let clock = SystemClock::shared();
+    let two = instance(&server, |_| ()).await;
+    assert_eq!(
+        two.rates.instances(),
+        2,
+        "whoever comes knows those who are there"
+    );
+    both_know(&one, &two).await;
+    assert!(clock.monotonic() < 3 * BEAT_EVERY, "{:?}", clock.monotonic());
+}
+
+#[tokio::test]
+async fn a_redis_that_hangs_in_the_middle_gives_no_place_twice() {
+    for hanging in [LATE / 4, LATE + LATE / 2] {
+        let server = Server::start();
+        let short = |settings: &mut LimitSettings| settings.redis_timeout = Duration::from_millis(50);
+        let (one, two) = (instance(&server, short).await, instance(&server, short).await);
+        both_know(&one, &two).await;
+        let clock = SystemClock::shared();
+        server.signal(rustix::process::Signal::STOP);
+        let (first, second) = tokio::join!(passed(&one.limiter, 100, 60), passed(&two.limiter, 100, 60));
+        assert!(
+            (30..=33).contains(&first) && (30..=33).contains(&second),
+            "{first}, {second}"
+        );
+        tokio::time::sleep(hanging).await;
+        server.signal(rustix::process::Signal::CONT);
+        both_ask_again(&one, &two).await;
+        // what was late has arrived by now, or never does
+        tokio::time::sleep(LATE).await;
+        let (third, fourth) = tokio::join!(passed(&one.limiter, 100, 60), passed(&two.limiter, 100, 60));
+        let refilled = clock.monotonic().as_secs() as usize + 1;
+        let total = first + second + third + fourth;
+        assert!(
+            (60..=60 + refilled).contains(&total),
+            "{first} + {second} + {third} + {fourth} with {refilled} refilled, {hanging:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_hangs_for_a_moment_in_a_burst_gives_no_place_twice() {
+    let server = Server::start();
+    let short = |settings: &mut LimitSettings| settings.redis_timeout = Duration::from_millis(50);
+    let (one, two) = (instance(&server, short).await, instance(&server, short).await);
+    both_know(&one, &two).await;
+    let clock = SystemClock::shared();
+    let mut total = 0;
+    for _ in 0..5 {
+        let (first, second) = tokio::join!(passed(&one.limiter, 6, 60), passed(&two.limiter, 6, 60));
+        total += first + second;
+        server.signal(rustix::process::Signal::STOP);
+        let (first, second) = tokio::join!(passed(&one.limiter, 4, 60), passed(&two.limiter, 4, 60));
+        total += first + second;
+        server.signal(rustix::process::Signal::CONT);
+        both_ask_again(&one, &two).await;
+    }
     let (first, second) = tokio::join!(passed(&one.limiter, 100, 60), passed(&two.limiter, 100, 60));
+    total += first + second;
+    let refilled = clock.monotonic().as_secs() as usize + 1;
+    assert!(total <= 60 + refilled, "{total} passed, with {refilled} refilled");
+    assert!(total >= 45, "{total} passed, places were lost");
+}
+
+#[tokio::test]
+async fn what_was_taken_in_redis_counts_when_it_goes() {
+    let mut server = Server::start();
+    let (one, two) = (instance(&server, |_| ()).await, instance(&server, |_| ()).await);
+    both_know(&one, &two).await;
+    assert_eq!(passed(&one.limiter, 40, 60).await, 40);
+    assert_eq!(passed(&two.limiter, 2, 60).await, 2);
+    server.stop();
+    let (first, second) = (
+        passed(&one.limiter, 100, 60).await,
+        passed(&two.limiter, 100, 60).await,
+    );
+    assert!((9..=12).contains(&first), "{first}: half of the 20 that are left");
     assert!(
-        (55..=62).contains(&(first + second)),
-        "{first} + {second}: the new Redis knows no scripts"
+        (8..=12).contains(&second),
+        "{second}: half of the 18 that are left"
+    );
+}
+
+#[tokio::test]
+async fn what_was_given_without_redis_is_charged_when_it_is_back() {
+    let mut server = Server::start();
+    let (one, two) = (instance(&server, |_| ()).await, instance(&server, |_| ()).await);
+    both_know(&one, &two).await;
+    server.stop();
+    let alone = passed(&one.limiter, 100, 60).await;
+    assert!((30..=33).contains(&alone), "{alone}");
+    server.start_again();
+    both_ask_again(&one, &two).await;
+    assert_eq!(passed(&one.limiter, 1, 60).await, 1, "this call tells Redis");
+    let rest = passed(&two.limiter, 100, 60).await;
+    assert!(
+        (60 - 1 - alone..40).contains(&rest),
+        "{alone} + 1 + {rest}: the new Redis knows what the old one was not told"
     );
 }
 
@@ -313,8 +436,7 @@ async fn commands_may_be_sent_from_any_runtime() {
 async fn an_instance_that_leaves_is_not_counted_any_more() {
     let server = Server::start();
     let (one, two) = (instance(&server, |_| ()).await, instance(&server, |_| ()).await);
-    one.rates.beat_once().await.unwrap();
-    assert_eq!(one.rates.instances(), 2);
+    both_know(&one, &two).await;
     two.rates.leave().await;
     one.rates.beat_once().await.unwrap();
     assert_eq!(one.rates.instances(), 1);
