@@ -137,7 +137,6 @@ struct Writer {
 impl Writer {
     fn run(&mut self, messages: &Receiver<Message>) {
         while let Ok(first) = messages.recv() {
-            self.follow_settings();
             self.take(first);
             for next in messages.try_iter().take(QUEUE_LINES) {
                 self.take(next);
@@ -147,6 +146,7 @@ impl Writer {
     }
 
     fn take(&mut self, message: Message) {
+        self.follow_settings();
         match message {
             Message::Line(line) => {
                 self.pending.bytes.extend_from_slice(&line);
@@ -181,11 +181,13 @@ impl Writer {
         (self.pending.lines, self.pending.access_lines) = (0, 0);
     }
 
+    /// Lines from before the change still go where they were meant to go.
     fn follow_settings(&mut self) {
-        let wanted = self.settings.load_full();
-        if Arc::ptr_eq(&wanted, &self.current) {
+        if Arc::ptr_eq(&self.settings.load(), &self.current) {
             return;
         }
+        self.write_out();
+        let wanted = self.settings.load_full();
         if wanted.file != self.current.file {
             match Output::open(&wanted) {
                 Ok(output) => self.output = output,
