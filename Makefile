@@ -3,12 +3,13 @@
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ARGS ?=
 
-.PHONY: help quickstart build test test-sdk check lint fmt docs bench deps deps-test
+.PHONY: help quickstart build test test-long test-sdk check lint fmt docs bench deps deps-test
 
 help:
 	@echo "make quickstart   build, then stream a first answer through the proxy and keep serving (ARGS=--once: exit after it)"
 	@echo "make build        the release program: $(TARGET)/release/llm-proxy"
 	@echo "make test         every test, with a private PostgreSQL and Redis"
+	@echo "make test-long    the tests that take minutes and are left out of \`make test\`"
 	@echo "make test-sdk     the unmodified openai and anthropic packages against the program"
 	@echo "make check        formatting, lints and documentation, as before each landing"
 	@echo "make lint | fmt   lints alone | format the sources"
@@ -23,6 +24,9 @@ build: deps
 
 test: deps-test
 	cargo test --locked
+
+test-long: deps-test
+	cargo test --locked -- --ignored
 
 test-sdk: deps
 	cargo build --locked

@@ -1,6 +1,7 @@
 //! The running view of the configuration: one snapshot, swapped whole.
 
 mod cors;
+mod folders;
 pub mod reload;
 mod snapshot;
 pub mod watch;

@@ -3,6 +3,9 @@
 //! Editors rename over a file, Kubernetes swaps a symlink two folders away, network file systems send no events.
 //! So events of the folders are only a hint to look at once, and a look every two seconds needs no hint: what
 //! decides is whether device, inode, size or times of a file differ from what they were before the last reload.
+//!
+//! A write to a file that stays open is no hint: logs and the database may lie in the same folder, and each of their
+//! lines would wake us.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -11,9 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
-use tokio::sync::mpsc;
-
+use super::folders::{Folders, Hints, watched_folders};
 use super::reload::{Reloader, Trigger};
 
 /// Quiet time after the last event before the file is read.
@@ -33,9 +34,7 @@ pub async fn run<S: Send + Sync + 'static>(
     reloader: Arc<Reloader<S>>,
     stop: impl Future<Output = ()> + Send,
 ) {
-    // One place is enough: an event that finds it taken says nothing new.
-    let (hint, mut hints) = mpsc::channel::<()>(1);
-    let mut folders = Folders::new(hint);
+    let (mut folders, mut hints) = watched_folders();
     let mut seen = look(&reloader.watched_files(), &mut folders).await;
     // WHY: an edit between the start of the process and this first look would never be seen as a change.
     reloader.reload(Trigger::Watch).await;
@@ -46,12 +45,7 @@ pub async fn run<S: Send + Sync + 'static>(
         tokio::select! {
             () = &mut stop => return,
             _ = poll.tick() => {}
-            hint = hints.recv() => {
-                if hint.is_none() {
-                    return;
-                }
-                wait_for_quiet(&mut hints).await;
-            }
+            () = hints.next() => wait_for_quiet(&mut hints).await,
         }
         let before = look(&reloader.watched_files(), &mut folders).await;
         if before != seen {
@@ -81,11 +75,10 @@ fn remember(
     (path, known.unwrap_or(unknown))
 }
 
-async fn wait_for_quiet(hints: &mut mpsc::Receiver<()>) {
+async fn wait_for_quiet(hints: &mut Hints) {
     for _ in 0..MOST_EVENTS {
-        match tokio::time::timeout(QUIET, hints.recv()).await {
-            Ok(Some(())) => {}
-            Ok(None) | Err(_) => return,
+        if tokio::time::timeout(QUIET, hints.next()).await.is_err() {
+            return;
         }
     }
 }
@@ -157,49 +150,6 @@ fn folders_of(file: &Path) -> BTreeSet<PathBuf> {
         }
     }
     folders
-}
-
-/// The folders that send events.
-struct Folders {
-    watcher: Option<RecommendedWatcher>,
-    watched: BTreeSet<PathBuf>,
-    // Held so that the channel stays open when there is no watcher.
-    _hint: mpsc::Sender<()>,
-}
-
-impl Folders {
-    fn new(hint: mpsc::Sender<()>) -> Self {
-        let sender = hint.clone();
-        let handler = move |event: notify::Result<notify::Event>| {
-            // WHY: reading a file is an event too, and our own reading must not wake us.
-            if event.map_or(true, |event| !event.kind.is_access()) {
-                let _ = sender.try_send(());
-            }
-        };
-        let watcher = notify::recommended_watcher(handler)
-            .inspect_err(|error| log::warn!("cannot watch files, looking every two seconds instead: {error}"))
-            .ok();
-        Self {
-            watcher,
-            watched: BTreeSet::new(),
-            _hint: hint,
-        }
-    }
-
-    fn watch(&mut self, wanted: BTreeSet<PathBuf>) {
-        let Some(watcher) = &mut self.watcher else { return };
-        for gone in self.watched.difference(&wanted) {
-            let _ = watcher.unwatch(gone);
-        }
-        let mut watched = BTreeSet::new();
-        for folder in wanted {
-            // A folder that cannot be watched is tried again at the next look, which the poll does anyway.
-            if self.watched.contains(&folder) || watcher.watch(&folder, RecursiveMode::NonRecursive).is_ok() {
-                watched.insert(folder);
-            }
-        }
-        self.watched = watched;
-    }
 }
 
 #[cfg(test)]

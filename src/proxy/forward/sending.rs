@@ -14,6 +14,10 @@ use super::client::{Client, ClientGone};
 /// Held bodies go out in pieces of this size, with a look for an early answer between them.
 const PIECE_BYTES: usize = 64 * 1024;
 
+/// Segments up to this many bytes are joined: a copy of them costs less than a write of its own, which the provider
+/// would see as a packet of its own.
+const JOIN_BYTES: usize = 16 * 1024;
+
 /// After a failed write the provider's answer, if it sent one, is waited for this long.
 const EARLY_ANSWER_WAIT: Duration = Duration::from_secs(1);
 
@@ -126,23 +130,70 @@ async fn write_request(
         AttemptBody::Held(segments) => segments,
         AttemptBody::Streamed => return Ok(Written::All),
     };
-    for (index, segment) in segments.iter().enumerate() {
-        let last_segment = index + 1 == segments.len();
-        let mut rest = segment.clone();
-        loop {
-            let piece = rest.split_to(rest.len().min(PIECE_BYTES));
-            let last = last_segment && rest.is_empty();
-            upstream.write_request_body(piece, last).await.map_err(text)?;
-            if rest.is_empty() {
-                break;
-            }
-            if answered_early(upstream) {
-                return Ok(Written::Answered);
-            }
+    let mut pieces = Pieces::of(segments);
+    while let Some(piece) = pieces.next() {
+        upstream
+            .write_request_body(piece, pieces.is_empty())
+            .await
+            .map_err(text)?;
+        if !pieces.is_empty() && answered_early(upstream) {
+            return Ok(Written::Answered);
         }
     }
     upstream.finish_request_body().await.map_err(text)?;
     Ok(Written::All)
+}
+
+/// What is left of a held body.
+struct Pieces<'body> {
+    current: Bytes,
+    rest: &'body [Bytes],
+}
+
+impl<'body> Pieces<'body> {
+    fn of(segments: &'body [Bytes]) -> Self {
+        let mut pieces = Self {
+            current: Bytes::new(),
+            rest: segments,
+        };
+        pieces.skip_empty();
+        pieces
+    }
+
+    fn is_empty(&self) -> bool {
+        self.current.is_empty()
+    }
+
+    /// The bytes of the next write: a part of one segment without a copy, or the beginning of several in one.
+    fn next(&mut self) -> Option<Bytes> {
+        if self.current.is_empty() {
+            return None;
+        }
+        let piece = if self.current.len() >= JOIN_BYTES || self.rest.is_empty() {
+            self.current.split_to(self.current.len().min(PIECE_BYTES))
+        } else {
+            let left: usize = self.current.len() + self.rest.iter().map(Bytes::len).sum::<usize>();
+            let mut joined = Vec::with_capacity(left.min(JOIN_BYTES));
+            while joined.len() < JOIN_BYTES && !self.current.is_empty() {
+                let part = self
+                    .current
+                    .split_to(self.current.len().min(JOIN_BYTES - joined.len()));
+                joined.extend_from_slice(&part);
+                self.skip_empty();
+            }
+            joined.into()
+        };
+        self.skip_empty();
+        Some(piece)
+    }
+
+    fn skip_empty(&mut self) {
+        while self.current.is_empty()
+            && let [first, rest @ ..] = self.rest
+        {
+            (self.current, self.rest) = (first.clone(), rest);
+        }
+    }
 }
 
 /// Whether a final head is there already, without waiting for one.
@@ -237,5 +288,57 @@ impl Upload {
                 _ => Err(SendFailure::ClosedBeforeHead(text(error))),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn written(segments: &[Bytes]) -> Vec<Bytes> {
+        let mut pieces = Pieces::of(segments);
+        let mut written = Vec::new();
+        while let Some(piece) = pieces.next() {
+            written.push(piece);
+        }
+        written
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_are_the_body(lengths in prop::collection::vec(0_usize..100_000, 0..6)) {
+            let mut byte = 0_u8;
+            let segments: Vec<Bytes> = lengths
+                .iter()
+                .map(|length| {
+                    (0..*length)
+                        .map(|_| {
+                            byte = byte.wrapping_add(1);
+                            byte
+                        })
+                        .collect::<Vec<u8>>()
+                        .into()
+                })
+                .collect();
+            let written = written(&segments);
+            prop_assert!(written.iter().all(|piece| !piece.is_empty() && piece.len() <= PIECE_BYTES));
+            prop_assert_eq!(written.concat(), segments.concat());
+        }
+    }
+
+    #[test]
+    fn small_segments_leave_in_one_write_and_large_ones_are_not_copied() {
+        let small = [
+            Bytes::from_static(b"{\"model\":"),
+            Bytes::from_static(b"\"m\""),
+            Bytes::from_static(b"}"),
+        ];
+        assert_eq!(written(&small), [Bytes::from_static(b"{\"model\":\"m\"}")]);
+        let large = Bytes::from(vec![7; 3 * PIECE_BYTES]);
+        let pieces = written(std::slice::from_ref(&large));
+        assert_eq!(pieces.len(), 3);
+        assert_eq!(pieces[0].as_ptr(), large.as_ptr());
+        assert!(written(&[]).is_empty());
     }
 }

@@ -26,6 +26,9 @@ pub(super) const LINE_BYTES: usize = 64 * 1024;
 /// How often a full queue is looked at again by those who may wait.
 const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(2);
 
+/// How long lines are gathered after a write: whoever hands one over meanwhile need not wake the thread.
+const GATHER: Duration = Duration::from_millis(1);
+
 enum Message {
     Line(Vec<u8>),
     Access(Box<AccessLine>),
@@ -142,6 +145,7 @@ impl Writer {
                 self.take(next);
             }
             self.write_out();
+            std::thread::sleep(GATHER);
         }
     }
 
