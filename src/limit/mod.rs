@@ -201,7 +201,8 @@ impl Limiter {
         if settings.shared
             && let Some(shared) = &self.shared
         {
-            match shared.take(charges, settings).await {
+            // WHY: boxed, so that requests of an installation without Redis do not carry its state around
+            match Box::pin(shared.take(charges, settings)).await {
                 Some(Ok(rooms)) => return Ok((Taken::InRedis, rooms)),
                 Some(Err(refusal)) => return Err(refused(charges, refusal)),
                 None if settings.fallback == Fallback::Refuse => return Err(unavailable(charges)),
@@ -218,7 +219,9 @@ impl Limiter {
     async fn give_back(&self, charges: &[Charge], taken: &Taken) {
         match (taken, &self.shared) {
             (Taken::Locally(share), _) => self.local.give_back(charges, *share),
-            (Taken::InRedis, Some(shared)) => shared.give_back(charges, &self.settings.load_full()).await,
+            (Taken::InRedis, Some(shared)) => {
+                Box::pin(shared.give_back(charges, &self.settings.load_full())).await;
+            }
             (Taken::InRedis, None) => {}
         }
     }

@@ -111,7 +111,7 @@ impl EdgeProxy {
         ctx.snapshot.catalogue.admit_origin(request_path.client, &facts)?;
         if request_path.class == PathClass::Models {
             ctx.caller = Some(caller);
-            self.answer_models(session, ctx, &request_path)
+            Box::pin(self.answer_models(session, ctx, &request_path))
                 .await
                 .map_err(Stop::Broken)?;
             return Ok(Admitted::Answered);

@@ -282,7 +282,8 @@ impl ProviderConnector {
             }
             let share = left / u32::try_from(peers.len() - index).unwrap_or(1);
             let share = share.max(LEAST_PER_ADDRESS).min(left);
-            failure = match timeout(share, open(connector, peer, reuse)).await {
+            // WHY: boxed, for every move of a request's future would copy a handshake's state with it
+            failure = match timeout(share, Box::pin(open(connector, peer, reuse))).await {
                 Ok(Ok(connected)) => {
                     if index > 0 {
                         self.prefer_address(peer);
