@@ -9,7 +9,7 @@ help:
 	@echo "make quickstart   build, then stream a first answer through the proxy and keep serving (ARGS=--once: exit after it)"
 	@echo "make build        the release program: $(TARGET)/release/llm-proxy"
 	@echo "make test         every test, with a private PostgreSQL and Redis"
-	@echo "make test-long    the tests that take minutes and are left out of \`make test\`"
+	@echo "make test-long    the same, with the long form of those that have one (minutes more)"
 	@echo "make test-sdk     the unmodified openai and anthropic packages against the program"
 	@echo "make check        formatting, lints and documentation, as before each landing"
 	@echo "make lint | fmt   lints alone | format the sources"
@@ -26,7 +26,7 @@ test: deps-test
 	cargo test --locked
 
 test-long: deps-test
-	cargo test --locked -- --ignored
+	LLM_PROXY_TEST_LONG=1 cargo test --locked
 
 test-sdk: deps
 	cargo build --locked

@@ -10,7 +10,7 @@ use crate::edge::{Store, TestEdge, TokenUser};
 use crate::http::Client;
 use crate::provider::Provider;
 use crate::servers::Postgres;
-use crate::wait::wait_until;
+use crate::wait::{is_long_run, wait_until};
 
 #[track_caller]
 fn assert_degraded(edge: &TestEdge) {
@@ -244,17 +244,11 @@ fn unwritable_place_for_the_database_ends_the_start_by_name() {
 
 #[test]
 fn postgres_that_stops_degrades_by_name_and_comes_back() {
-    postgres_stops_for(Duration::ZERO);
-}
-
-#[test]
-#[ignore = "takes more than a minute; `make test-long` runs it"]
-fn postgres_that_stops_for_a_minute_degrades_by_name_and_comes_back() {
-    postgres_stops_for(Duration::from_secs(65));
-}
-
-/// As the configuration says by default, no time shortened but the store's.
-fn postgres_stops_for(outage: Duration) {
+    let outage = if is_long_run() {
+        Duration::from_secs(65)
+    } else {
+        Duration::ZERO
+    };
     let mut postgres = Postgres::start();
     let url = postgres.new_database();
     let provider = Provider::start();

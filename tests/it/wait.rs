@@ -27,3 +27,9 @@ pub fn wait_for<T>(what: &str, within: Duration, mut ask: impl FnMut() -> Option
     assert!(came, "waited {within:?} in vain: {what}");
     found.expect("it came")
 }
+
+/// Whether the tests that have a long form (a minute without a database, thousands of connections) shall run it:
+/// `make test-long`.
+pub fn is_long_run() -> bool {
+    std::env::var_os("LLM_PROXY_TEST_LONG").is_some()
+}
