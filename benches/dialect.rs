@@ -9,7 +9,7 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput};
 use llm_proxy::cache::canonical_json;
 use llm_proxy::dialect::inspect::{WatchedKeys, inspect};
-use llm_proxy::dialect::splice::{rename_model, splice};
+use llm_proxy::dialect::splice::{name_model, splice};
 use llm_proxy::dialect::sse::{Batch, EventSplitter, HttpEnd, StreamKind, StreamVerdict, StreamWatch};
 
 fn main() -> Result<()> {
@@ -33,9 +33,9 @@ fn bodies(criterion: &mut Criterion) -> Result<()> {
         group.bench_function(format!("inspect_{name}"), |bencher| {
             bencher.iter(|| inspect(&keys, black_box(&body)));
         });
-        group.bench_function(format!("rename_model_{name}"), |bencher| {
+        group.bench_function(format!("name_model_{name}"), |bencher| {
             bencher.iter(|| {
-                let edit = rename_model(black_box(&facts), "gpt-4o-mini-2024-07-18");
+                let edit = name_model(black_box(&facts), "gpt-4o-mini-2024-07-18");
                 splice(std::slice::from_ref(&body), edit.into_iter().collect())
             });
         });

@@ -6,7 +6,9 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use crate::domain::crypto::{SealError, Sealer};
-use crate::domain::{Denial, DenialCode, Glob, Limits, ProjectId, Secret, Timestamp, TokenId};
+use crate::domain::{
+    Denial, DenialCode, EndpointPattern, Glob, Limits, ProjectId, Secret, Timestamp, TokenId,
+};
 use crate::store::StoredPrincipal;
 
 /// A token that was found in the store, with everything a request needs to know of it and its project.
@@ -125,8 +127,8 @@ impl Principal {
         ))
     }
 
-    /// Whether the token may call this path: decoded, in normal form, without query, as the client sent it
-    /// after the path prefix was stripped. A rule matches whole segments and everything below; a segment
+    /// Whether the token may call this path: decoded, in normal form, without query, in its form below `/v1`
+    /// whichever alias the client used. A rule matches whole segments and everything below; a segment
     /// may hold `*`.
     ///
     /// # Errors
@@ -139,7 +141,7 @@ impl Principal {
             .allowed_endpoints
             .iter()
             .take(5)
-            .map(EndpointPattern::shown)
+            .map(|rule| format!("`{}`", rule.shown()))
             .collect();
         Err(Denial::new(
             DenialCode::EndpointNotAllowed,
@@ -162,32 +164,6 @@ impl Principal {
     pub fn restricts_models(&self) -> bool {
         !self.token_allowed_models.is_empty() || !self.project_allowed_models.is_empty()
     }
-}
-
-/// One rule of `allowed_endpoints`, cut into segments once.
-#[derive(Debug)]
-struct EndpointPattern(Vec<Glob>);
-
-impl EndpointPattern {
-    fn new(rule: &str) -> Self {
-        Self(segments(rule).map(Glob::new).collect())
-    }
-
-    fn matches(&self, path: &str) -> bool {
-        let mut path = segments(path);
-        self.0
-            .iter()
-            .all(|rule| path.next().is_some_and(|segment| rule.matches(segment)))
-    }
-
-    fn shown(&self) -> String {
-        let segments: Vec<&str> = self.0.iter().map(Glob::as_str).collect();
-        format!("`/{}`", segments.join("/"))
-    }
-}
-
-fn segments(path: &str) -> impl Iterator<Item = &str> {
-    path.split('/').filter(|segment| !segment.is_empty())
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "providers.<name>.dialect",
         "by name, else `openai`",
-        "The wire format: `openai`, `anthropic`, `demo` (answers both; later `azure`).",
+        "The wire format: `openai`, `anthropic`, `azure`, `demo` (answers OpenAI's and Anthropic's).",
     )
     .computed(),
     Key::new(
@@ -33,7 +33,11 @@ pub(super) const KEYS: &[Key] = &[
         "Where it is; a path part counts. Required but for these two and the demo dialect.",
     )
     .computed(),
-    Key::new("providers.<name>.api_version", "none", "Azure's `api-version`.").inactive(),
+    Key::new(
+        "providers.<name>.api_version",
+        "none",
+        "Azure's dated `api-version`; the model is then called as a deployment. Without: Azure's `/openai/v1`.",
+    ),
     Key::new(
         "providers.<name>.ca_file",
         "none",
@@ -170,6 +174,8 @@ pub struct ProviderSettings {
     pub dialect: Dialect,
     /// Where it is; `http://demo.invalid` for the demo dialect, which opens no connection.
     pub base_url: BaseUrl,
+    /// Azure's dated version; `None`: its `/openai/v1` paths.
+    pub api_version: Option<String>,
     /// Root certificates (PEM) that are trusted instead of the system's.
     pub ca_file: Option<PathBuf>,
     /// The installation's key; `None`: only projects with an own key can use it.
@@ -253,6 +259,7 @@ impl ProviderSettings {
             source: ProviderSource::File,
             dialect,
             base_url,
+            api_version: None,
             ca_file: None,
             api_key: None,
             headers: Vec::new(),
@@ -366,15 +373,17 @@ impl ProviderSettings {
         }
         let by_name = match name.as_str() {
             "anthropic" => Dialect::Anthropic,
+            "azure" => Dialect::Azure,
             "demo" => Dialect::Demo,
             _ => Dialect::OpenAi,
         };
         let words = [
             ("openai", Dialect::OpenAi),
             ("anthropic", Dialect::Anthropic),
+            ("azure", Dialect::Azure),
             ("demo", Dialect::Demo),
         ];
-        let dialect = own.choice("dialect", by_name, &words, &["azure"]);
+        let dialect = own.choice("dialect", by_name, &words, &[]);
         let base_url = own
             .parsed("base_url")
             .or(base.map(|base| base.base_url))
@@ -385,6 +394,7 @@ impl ProviderSettings {
                 BaseUrl::demo()
             });
         Self {
+            api_version: read_api_version(own, dialect),
             ca_file: read_ca_file(own),
             api_key: read_api_key(own),
             headers: read_headers(own),
@@ -406,6 +416,26 @@ impl ProviderSettings {
             ..Self::new(&name, dialect, base_url)
         }
     }
+}
+
+fn read_api_version(own: &Section<'_>, dialect: Dialect) -> Option<String> {
+    let version = own.text("api_version")?;
+    if dialect != Dialect::Azure {
+        own.refuse(
+            "api_version",
+            "belongs to `dialect: azure`; remove it or set that",
+        );
+    } else if version.len() > 64
+        || !version
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+    {
+        own.refuse(
+            "api_version",
+            "is no version of Azure's API; write one like `2024-10-21`",
+        );
+    }
+    Some(version)
 }
 
 fn read_ca_file(own: &Section<'_>) -> Option<PathBuf> {

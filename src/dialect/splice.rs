@@ -51,13 +51,20 @@ impl Segments {
     }
 }
 
-/// The edit that renames the model; none if the body has no model or this very one.
-pub fn rename_model(facts: &BodyFacts, name: &str) -> Option<Edit> {
-    let model = facts.model.as_ref().filter(|model| model.name != name)?;
-    Some(Edit {
-        span: model.span,
-        with: json_string(name).into(),
-    })
+/// The edit after which the body names this model; none if it does so already.
+pub fn name_model(facts: &BodyFacts, name: &str) -> Option<Edit> {
+    match &facts.model {
+        Some(model) if model.name == name => None,
+        Some(model) => Some(Edit {
+            span: model.span,
+            with: json_string(name).into(),
+        }),
+        None => {
+            let comma = if facts.empty { "" } else { "," };
+            let member = format!(r#""model":{}{comma}"#, json_string(name));
+            Some(Edit::insert(facts.open + 1, member))
+        }
+    }
 }
 
 /// The edit that asks for the usage chunk of a chat or completions stream; none if the client asks
@@ -159,13 +166,19 @@ mod tests {
     #[test]
     fn only_the_model_token_changes() {
         let body = "{ \"x\" : 1.0,\"model\" :\t\"gpt\\u002d4\", \"y\":\"é\"}\n";
-        let edit = rename_model(&facts(body), "a\"b\u{1}").expect("an edit");
+        let edit = name_model(&facts(body), "a\"b\u{1}").expect("an edit");
         assert_eq!(
             spliced(body, vec![edit]),
             "{ \"x\" : 1.0,\"model\" :\t\"a\\\"b\\u0001\", \"y\":\"é\"}\n"
         );
-        assert_eq!(rename_model(&facts(body), "gpt-4"), None);
-        assert_eq!(rename_model(&facts("{}"), "x"), None);
+        assert_eq!(name_model(&facts(body), "gpt-4"), None);
+        for (body, expected) in [
+            ("{}", r#"{"model":"x"}"#),
+            (" { \"a\":1}", r#" {"model":"x", "a":1}"#),
+        ] {
+            let edit = name_model(&facts(body), "x").expect("an edit");
+            assert_eq!(spliced(body, vec![edit]), expected);
+        }
     }
 
     #[test]
@@ -210,7 +223,7 @@ mod tests {
         let body = r#"{"model":"a","stream":true}"#;
         let found = facts(body);
         let edits = vec![
-            rename_model(&found, "longer").expect("edit"),
+            name_model(&found, "longer").expect("edit"),
             request_usage(&found).expect("edit"),
         ];
         let expected = r#"{"stream_options":{"include_usage":true},"model":"longer","stream":true}"#;

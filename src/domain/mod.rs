@@ -5,6 +5,7 @@ pub mod client_address;
 pub mod clock;
 pub mod crypto;
 pub mod denial;
+pub mod endpoint;
 pub mod glob;
 pub mod ids;
 pub mod limits;
@@ -18,6 +19,7 @@ pub mod token;
 
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use denial::{Denial, DenialCode};
+pub use endpoint::{EndpointPattern, PathClass};
 pub use glob::Glob;
 pub use ids::{ProjectId, RecordId, TokenId};
 pub use limits::{Budget, BudgetPeriod, Limits};

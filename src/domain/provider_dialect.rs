@@ -29,7 +29,7 @@ impl Dialect {
 
     /// Whether a provider of this dialect can answer a client of dialect `client` without translation.
     pub fn serves(self, client: Self) -> bool {
-        self == client || self == Self::Demo
+        self == client || self == Self::Demo || self == Self::Azure && client == Self::OpenAi
     }
 }
 

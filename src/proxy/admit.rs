@@ -18,12 +18,12 @@ use super::ctx::RequestCtx;
 use super::forward::head::content_length;
 use super::path::RequestPath;
 use crate::auth::{Principal, credential_hash};
-use crate::dialect::paths::{self, Family};
-use crate::domain::{Denial, DenialCode, Dialect};
+use crate::dialect::paths::{self, Called, Family};
+use crate::domain::{Denial, DenialCode, Dialect, PathClass};
 use crate::live::STATE_PARAMETERS;
 use crate::upstream::resolve::AllowedModels;
 use crate::upstream::rules::endpoint_not_found;
-use crate::upstream::{Asked, PathClass, RequestFacts, Route};
+use crate::upstream::{Asked, RequestFacts, Route};
 
 /// What admission decided.
 pub(super) enum Admitted {
@@ -71,7 +71,8 @@ impl EdgeProxy {
         session.set_read_timeout(None);
         let raw_path = session.req_header().uri.path().to_owned();
         let path = paths::strip_prefix(&raw_path, &snapshot.settings.server.path_prefixes);
-        if path.starts_with("/v1/messages") {
+        let called = paths::called(path);
+        if called.path.starts_with("/v1/messages") {
             ctx.arrival.dialect = Dialect::Anthropic;
         }
         if let Some(answered) = self.answer_own(session, ctx, path).await? {
@@ -81,7 +82,7 @@ impl EdgeProxy {
             self.preflight(session, ctx).await?;
             return Ok(true);
         }
-        match Box::pin(self.admit_request(session, ctx, path)).await {
+        match Box::pin(self.admit_request(session, ctx, called)).await {
             Ok(Admitted::Onward) => Ok(false),
             Ok(Admitted::Answered) => Ok(true),
             Err(Stop::Denied(denial)) => {
@@ -96,10 +97,10 @@ impl EdgeProxy {
         &self,
         session: &mut Session,
         ctx: &mut RequestCtx,
-        path: &str,
+        called: Called<'_>,
     ) -> Result<Admitted, Stop> {
         self.admit_load(ctx)?;
-        ctx.path = Some(Self::admit_path(session, ctx, path)?);
+        ctx.path = Some(Self::admit_path(session, ctx, called)?);
         self.limiter.admit_address(ctx.arrival.client).await?;
         let caller = self.admit_caller(session, ctx).await?;
         let Some(request_path) = ctx.path.clone() else {
@@ -149,27 +150,28 @@ impl EdgeProxy {
     }
 
     /// Unknown paths and wrong methods.
-    fn admit_path(session: &Session, ctx: &RequestCtx, path: &str) -> Result<RequestPath, Denial> {
-        let normal = paths::normalise(path).map_err(|error| {
+    fn admit_path(session: &Session, ctx: &RequestCtx, called: Called<'_>) -> Result<RequestPath, Denial> {
+        let normal = paths::normalise(&called.path).map_err(|error| {
             Denial::new(
                 DenialCode::EndpointNotFound,
                 format!("the path is not in normal form: {error}"),
             )
         })?;
-        let known = paths::classify(session.req_header().method.as_str(), &normal);
+        let known = paths::classify(&normal);
         let query = session.req_header().uri.query();
         let target = match query {
-            Some(query) => [path, "?", query].concat(),
-            None => path.to_owned(),
+            Some(query) => [&*called.path, "?", query].concat(),
+            None => called.path.to_string(),
         };
         let request_path = RequestPath {
-            class: PathClass::of(normal.decoded()),
+            class: known.class(),
+            deployment: called.deployment.map(Into::into),
             path: normal.decoded().to_owned(),
             target,
             facts: known,
             client: ctx.arrival.dialect,
         };
-        if known.family == Family::NotInThisVersion {
+        if known.family == Family::Realtime {
             return Err(endpoint_not_found(&request_path.path));
         }
         let facts = request_facts(session, &request_path);
@@ -277,10 +279,11 @@ impl EdgeProxy {
         path: &RequestPath,
     ) -> Result<Route, Denial> {
         let catalogue = &ctx.snapshot.catalogue;
-        let model = match &ctx.body {
+        let named = match &ctx.body {
             RequestBody::Held(held) => held.model(),
             RequestBody::Unread | RequestBody::Streamed => None,
         };
+        let model = path.deployment.as_deref().or(named);
         let allowed = AllowedModels {
             token: &caller.token_allowed_models,
             project: &caller.project_allowed_models,
@@ -292,6 +295,7 @@ impl EdgeProxy {
             model,
             client: path.client,
             path: &path.path,
+            class: path.class,
         };
         let facts = request_facts(session, path);
         catalogue.resolve(&asked, allowed)?.keep(|target| {
@@ -309,7 +313,7 @@ impl EdgeProxy {
             }
             provider
                 .rules
-                .check_parameters(|name| parameter(held, target.model.as_deref(), name))
+                .check_parameters(|name| parameter(held, model, target.model.as_deref(), name))
         })
     }
 
@@ -344,11 +348,12 @@ fn state_parameter(held: &super::body::HeldBody) -> Option<&'static str> {
 /// The value of a whitelisted parameter as it goes to the target.
 fn parameter<'b>(
     held: &'b super::body::HeldBody,
+    asked: Option<&'b str>,
     renamed: Option<&'b str>,
     name: &str,
 ) -> Option<Cow<'b, str>> {
-    if name == "model" && held.model().is_some() {
-        return renamed.or_else(|| held.model()).map(Cow::Borrowed);
+    if name == "model" && asked.is_some() {
+        return renamed.or(asked).map(Cow::Borrowed);
     }
     let Understood::Json(facts) = &held.facts else {
         return None;
@@ -370,6 +375,7 @@ fn request_facts<'a>(session: &'a Session, path: &'a RequestPath) -> RequestFact
         method: head.method.as_str(),
         path: &path.path,
         class: path.class,
+        api: path.facts.dialect,
         headers: &head.headers,
     }
 }

@@ -11,10 +11,11 @@ use super::places::Place;
 use crate::auth::Principal;
 use crate::dialect::sse::StreamKind;
 use crate::domain::Clock;
+use crate::domain::PathClass;
 use crate::limit::Reservation;
 use crate::live::Snapshot;
 use crate::telemetry::metrics::ActiveGuard;
-use crate::upstream::{PathClass, Route};
+use crate::upstream::Route;
 
 /// The state of one request, from the first hook to the last, on one snapshot.
 #[derive(Debug)]

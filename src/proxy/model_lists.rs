@@ -206,7 +206,8 @@ async fn fetch(provider: &Provider, project_key: Option<&Secret>) -> Option<Vec<
     } else {
         "/v1/models"
     };
-    let mut head = RequestHeader::build_no_case("GET", provider.address(target).as_bytes(), Some(8)).ok()?;
+    let mut head =
+        RequestHeader::build_no_case("GET", provider.address(target, None).as_bytes(), Some(8)).ok()?;
     let none = http::HeaderMap::new();
     provider
         .dress(project_key, &none, |name, value| {

@@ -104,7 +104,7 @@ impl EdgeProxy {
         let by_proxy = ctx
             .path
             .as_ref()
-            .is_some_and(|path| path.class == crate::upstream::PathClass::Models);
+            .is_some_and(|path| path.class == crate::domain::PathClass::Models);
         if ctx.cache.outcome.is_some_and(CacheOutcome::is_hit) && !by_proxy {
             self.counters.count_cache_hit(caller.token_id);
         } else if ctx.outcome.sent {

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::choose::Wheel;
-use super::endpoint::PathClass;
 use super::health::{Breaker, BreakerSnapshot, HealthRegistry, TargetKey};
 use super::provider::{Provider, UnsendableHeader};
 use super::rules::{RequestFacts, check_class_method, endpoint_not_found};
 use super::target::{ConnectorRegistry, UnusableCaFile};
 use crate::config::{CooldownSettings, ModelSettings, Settings, UnknownModels};
-use crate::domain::{Clock, Denial, Dialect};
+use crate::domain::{Clock, Denial, Dialect, PathClass};
 
 /// One place where a model is served.
 #[derive(Debug, Clone)]

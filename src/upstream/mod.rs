@@ -4,7 +4,6 @@
 
 pub mod catalogue;
 pub mod choose;
-pub mod endpoint;
 pub mod health;
 pub mod names;
 pub mod provider;
@@ -15,7 +14,6 @@ pub mod target;
 
 pub use catalogue::{Catalogue, CatalogueError, Model, ProviderSnapshot, Target, Upstreams};
 pub use choose::Wheel;
-pub use endpoint::{EndpointPattern, PathClass};
 pub use health::{Breaker, BreakerSnapshot, HealthRegistry, Permit};
 pub use provider::{KeyOwner, Provider};
 pub use resolve::{AllowedModels, Asked, Attempt, Attempts, Route};

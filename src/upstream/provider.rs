@@ -8,7 +8,7 @@ use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 
 use super::rules::Rules;
 use super::target::ProviderConnector;
-use crate::config::{BaseUrl, ProviderSettings, ProviderTimeouts};
+use crate::config::{ProviderSettings, ProviderTimeouts};
 use crate::domain::{Denial, DenialCode, Dialect, Secret};
 
 static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -32,10 +32,58 @@ pub struct Provider {
     pub timeouts: ProviderTimeouts,
     /// Its connections; `None` for the built-in demonstration, which opens none.
     pub connector: Option<Arc<ProviderConnector>>,
-    base_url: BaseUrl,
-    drops_version: bool,
+    form: AddressForm,
+    is_tls: bool,
     key: Option<HeaderValue>,
     headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// How the path that a provider is called with is made.
+#[derive(Debug)]
+enum AddressForm {
+    /// The path of `base_url`, then the client's; without the latter's `/v1` if the former ends in it.
+    Joined { base: String, drops_version: bool },
+    /// Azure with dated versions: the model is a deployment of the path, `api-version` stands in the query.
+    AzureDated { base: String, version: String },
+}
+
+/// Operations that Azure serves below a deployment; all others have no deployment in their path.
+const DEPLOYMENT_OPERATIONS: [&str; 8] = [
+    "/completions",
+    "/chat/completions",
+    "/embeddings",
+    "/audio/transcriptions",
+    "/audio/translations",
+    "/audio/speech",
+    "/images/generations",
+    "/images/edits",
+];
+
+const HEX: &[u8; 16] = b"0123456789ABCDEF";
+
+impl AddressForm {
+    fn of(settings: &ProviderSettings) -> Self {
+        let path = settings.base_url.path.as_str();
+        if settings.dialect != Dialect::Azure {
+            return Self::Joined {
+                drops_version: path.ends_with("/v1"),
+                base: path.to_owned(),
+            };
+        }
+        // an operator may write the address with or without what Azure puts behind the resource
+        let resource = path.strip_suffix("/v1").unwrap_or(path);
+        let resource = resource.strip_suffix("/openai").unwrap_or(resource);
+        match &settings.api_version {
+            Some(version) => Self::AzureDated {
+                base: [resource, "/openai"].concat(),
+                version: version.clone(),
+            },
+            None => Self::Joined {
+                base: [resource, "/openai/v1"].concat(),
+                drops_version: true,
+            },
+        }
+    }
 }
 
 /// Whose credential an attempt carries. Under a shared key some header fields do not pass.
@@ -90,32 +138,76 @@ impl Provider {
             rules: Rules::new(settings),
             timeouts: settings.timeouts,
             connector,
-            drops_version: settings.base_url.path.ends_with("/v1"),
-            base_url: settings.base_url.clone(),
+            form: AddressForm::of(settings),
+            is_tls: settings.base_url.is_tls(),
             key,
             headers,
         })
     }
 
-    /// The path and query that the provider is called with: the path of `base_url`, then the client's. If the
-    /// former ends in `/v1`, a leading `/v1` of the latter is dropped. The query stays as it is.
-    pub fn address<'a>(&self, path_and_query: &'a str) -> Cow<'a, str> {
-        if self.base_url.path.is_empty() {
-            return Cow::Borrowed(path_and_query);
+    /// The path and query that the provider is called with, from the client's below `/v1` and the provider's name
+    /// for the model. The query stays as it is; Azure's `api-version` is added where it is missing.
+    pub fn address<'a>(&self, path_and_query: &'a str, model: Option<&str>) -> Cow<'a, str> {
+        let below_version = || {
+            path_and_query
+                .strip_prefix("/v1")
+                .filter(|after| after.is_empty() || after.starts_with(['/', '?']))
+        };
+        match &self.form {
+            AddressForm::Joined { base, .. } if base.is_empty() => Cow::Borrowed(path_and_query),
+            AddressForm::Joined { base, drops_version } => {
+                let rest = below_version()
+                    .filter(|_| *drops_version)
+                    .unwrap_or(path_and_query);
+                Cow::Owned([base, rest].concat())
+            }
+            AddressForm::AzureDated { base, version } => {
+                let rest = below_version().unwrap_or(path_and_query);
+                let (path, query) = match rest.split_once('?') {
+                    Some((path, query)) => (path, Some(query)),
+                    None => (rest, None),
+                };
+                let mut address = base.clone();
+                if let Some(model) = model.filter(|_| DEPLOYMENT_OPERATIONS.contains(&path)) {
+                    address.push_str("/deployments/");
+                    push_segment(&mut address, model);
+                }
+                address.push_str(path);
+                let has_version = query.is_some_and(|query| {
+                    query
+                        .split('&')
+                        .any(|pair| pair.split('=').next() == Some("api-version"))
+                });
+                match query {
+                    Some(query) => {
+                        address.push('?');
+                        address.push_str(query);
+                        if !has_version {
+                            address.push_str("&api-version=");
+                            address.push_str(version);
+                        }
+                    }
+                    None => {
+                        address.push_str("?api-version=");
+                        address.push_str(version);
+                    }
+                }
+                Cow::Owned(address)
+            }
         }
-        let mut rest = path_and_query;
-        if self.drops_version
-            && let Some(after) = rest.strip_prefix("/v1")
-            && (after.is_empty() || after.starts_with(['/', '?']))
-        {
-            rest = after;
-        }
-        Cow::Owned([&self.base_url.path, rest].concat())
+    }
+
+    /// Whether `path`, in its form below `/v1`, cannot be called without the name of a deployment.
+    pub fn needs_deployment(&self, path: &str) -> bool {
+        matches!(self.form, AddressForm::AzureDated { .. })
+            && path
+                .strip_prefix("/v1")
+                .is_some_and(|operation| DEPLOYMENT_OPERATIONS.contains(&operation))
     }
 
     /// Whether it is reached through TLS.
     pub fn is_tls(&self) -> bool {
-        self.base_url.is_tls()
+        self.is_tls
     }
 
     /// Whether it can be called without a key of the project.
@@ -177,6 +269,19 @@ impl Provider {
     }
 }
 
+/// Appends a path segment, with everything percent-encoded that could be read as something else.
+fn push_segment(address: &mut String, segment: &str) {
+    for byte in segment.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            address.push(char::from(byte));
+        } else {
+            address.push('%');
+            address.push(char::from(HEX[usize::from(byte >> 4)]));
+            address.push(char::from(HEX[usize::from(byte & 15)]));
+        }
+    }
+}
+
 fn credential_name(dialect: Dialect) -> &'static HeaderName {
     match dialect {
         Dialect::Anthropic => &X_API_KEY,
@@ -226,6 +331,66 @@ mod tests {
     }
 
     #[test]
+    fn azure_is_called_by_deployment_or_by_its_v1_paths() {
+        let dated = Some("2024-10-21");
+        for (base, version, path, model, expected) in [
+            (
+                "",
+                dated,
+                "/v1/chat/completions",
+                Some("gpt-4o"),
+                "/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21",
+            ),
+            (
+                "/openai",
+                dated,
+                "/v1/embeddings?a=b",
+                Some("e/1 x"),
+                "/openai/deployments/e%2F1%20x/embeddings?a=b&api-version=2024-10-21",
+            ),
+            (
+                "/gw",
+                dated,
+                "/v1/chat/completions?api-version=2025-01-01",
+                Some("m"),
+                "/gw/openai/deployments/m/chat/completions?api-version=2025-01-01",
+            ),
+            (
+                "",
+                dated,
+                "/v1/responses",
+                Some("m"),
+                "/openai/responses?api-version=2024-10-21",
+            ),
+            (
+                "",
+                dated,
+                "/v1/files/f?my-api-version=1",
+                None,
+                "/openai/files/f?my-api-version=1&api-version=2024-10-21",
+            ),
+            (
+                "",
+                None,
+                "/v1/chat/completions?x=1",
+                Some("m"),
+                "/openai/v1/chat/completions?x=1",
+            ),
+            ("/openai/v1", None, "/v1/models", None, "/openai/v1/models"),
+        ] {
+            let mut settings = settings(Dialect::Azure, &format!("https://r.openai.azure.com{base}"));
+            settings.api_version = version.map(str::to_owned);
+            let provider = Provider::new(&settings, None).unwrap();
+            assert_eq!(provider.address(path, model), expected, "{base} + {path}");
+            assert_eq!(
+                provider.needs_deployment(path.split('?').next().unwrap()),
+                version.is_some() && model.is_some() && !path.contains("responses"),
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
     fn the_path_of_base_url_comes_first_and_v1_only_once() {
         let table = [
             ("https://h", "/v1/models?a=%20b&a", "/v1/models?a=%20b&a"),
@@ -241,7 +406,7 @@ mod tests {
         ];
         for (base, path, expected) in table {
             let provider = Provider::new(&settings(Dialect::OpenAi, base), None).unwrap();
-            assert_eq!(provider.address(path), expected, "{base} + {path}");
+            assert_eq!(provider.address(path, None), expected, "{base} + {path}");
         }
     }
 

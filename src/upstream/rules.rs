@@ -4,9 +4,8 @@ use std::borrow::Cow;
 
 use http::HeaderMap;
 
-use super::endpoint::{EndpointPattern, PathClass, served_by_default};
 use crate::config::{ProviderSettings, SharedState};
-use crate::domain::{Denial, DenialCode, Dialect, Glob};
+use crate::domain::{Denial, DenialCode, Dialect, EndpointPattern, Glob, PathClass};
 
 /// What a rule looks at. The path is normalised and without our own prefixes.
 #[derive(Clone, Copy)]
@@ -17,17 +16,22 @@ pub struct RequestFacts<'a> {
     pub path: &'a str,
     /// Its class.
     pub class: PathClass,
+    /// The API it belongs to.
+    pub api: Dialect,
     /// The request's header fields.
     pub headers: &'a HeaderMap,
 }
 
+#[cfg(test)]
 impl<'a> RequestFacts<'a> {
     /// The facts of a request head.
-    pub fn new(method: &'a str, path: &'a str, headers: &'a HeaderMap) -> Self {
+    pub(super) fn new(method: &'a str, path: &'a str, headers: &'a HeaderMap) -> Self {
+        let known = crate::dialect::paths::classify(&crate::dialect::paths::normalise(path).unwrap());
         Self {
             method,
             path,
-            class: PathClass::of(path),
+            class: known.class(),
+            api: known.dialect,
             headers,
         }
     }
@@ -66,7 +70,7 @@ impl Rules {
     /// Whether the path is one of this provider's, whoever asks: 404 `endpoint_not_found`.
     pub fn check_path(&self, request: &RequestFacts<'_>) -> Result<(), Denial> {
         let known = if self.endpoints.is_empty() {
-            served_by_default(self.dialect, request.class, request.path)
+            served_by_default(self.dialect, request.class, request.api)
         } else {
             self.endpoints.iter().any(|pattern| pattern.matches(request.path))
         };
@@ -196,6 +200,16 @@ impl Rules {
     }
 }
 
+/// Whether a provider of dialect `provider` answers paths of class `class` of the API `api`, unless its configuration
+/// lists endpoints of its own.
+fn served_by_default(provider: Dialect, class: PathClass, api: Dialect) -> bool {
+    match class {
+        PathClass::Models | PathClass::Stateful => true,
+        PathClass::Realtime | PathClass::Unknown => false,
+        PathClass::Inference => provider.serves(api),
+    }
+}
+
 /// Whether the method is one that calls of this class need: 405 `method_not_allowed`.
 pub fn check_class_method(request: &RequestFacts<'_>) -> Result<(), Denial> {
     let methods = request.class.methods();
@@ -264,6 +278,23 @@ mod tests {
         for (method, path, expected) in table {
             assert_eq!(refusal(&rules, method, path, &[]), expected, "{method} {path}");
         }
+    }
+
+    #[test]
+    fn an_anthropic_provider_serves_messages_and_an_openai_one_the_rest() {
+        let serves = |dialect, path| {
+            let headers = HeaderMap::new();
+            let request = RequestFacts::new("POST", path, &headers);
+            served_by_default(dialect, request.class, request.api)
+        };
+        assert!(serves(Dialect::Anthropic, "/v1/messages"));
+        assert!(!serves(Dialect::Anthropic, "/v1/chat/completions"));
+        assert!(serves(Dialect::OpenAi, "/v1/chat/completions"));
+        assert!(serves(Dialect::Azure, "/v1/chat/completions"));
+        assert!(!serves(Dialect::OpenAi, "/v1/messages/count_tokens"));
+        assert!(!serves(Dialect::Azure, "/v1/messages"));
+        assert!(serves(Dialect::Demo, "/v1/messages"));
+        assert!(!serves(Dialect::OpenAi, "/v1/realtime"));
     }
 
     #[test]

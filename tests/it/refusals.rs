@@ -493,8 +493,6 @@ fn too_many_requests_at_once_are_overload_and_management_goes_on() {
 fn features_of_later_versions_are_unknown_paths() {
     let (_provider, edge) = edge_with(json!({}));
     let user = edge.token(json!({}));
-    user.post("/openai/deployments/gpt-a/chat/completions", chat("gpt-a"))
-        .refused(404, "endpoint_not_found");
     user.get("/v1/realtime?model=gpt-a")
         .refused(404, "endpoint_not_found");
 }

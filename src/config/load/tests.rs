@@ -290,7 +290,6 @@ fn values_that_say_off_are_accepted_and_listed() {
         "limits: {global: {tpm: 5}}",
         "models: {m: {targets: [{provider: openai, model: x}], fallbacks: [y]}}",
         "models: {m: {targets: [{provider: openai, model: x}], strategy: least_busy}}",
-        "providers: {x: {dialect: azure, base_url: https://x}}",
         "providers: {openai: {api_keys: [a, b]}}",
         "providers: {openai: {max_concurrency: 5}}",
         "server: {listen: 'unix:/run/x'}",

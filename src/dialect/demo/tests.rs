@@ -9,10 +9,7 @@ use crate::dialect::sse::{Batch, EventSplitter, HttpEnd, StreamVerdict, StreamWa
 
 fn ask(path: &str, body: &Value) -> DemoAnswer {
     let body = body.to_string();
-    let path = classify(
-        if body == "null" { "GET" } else { "POST" },
-        &normalise(path).expect(path),
-    );
+    let path = classify(&normalise(path).expect(path));
     answer(&DemoRequest {
         path,
         client: path.dialect,
@@ -32,7 +29,7 @@ fn whole(answer: &DemoAnswer) -> Value {
 fn streamed(path: &str, body: &Value) -> Vec<Value> {
     let answer = ask(path, body);
     assert_eq!((answer.status, answer.content_type), (200, "text/event-stream"));
-    let facts = classify("POST", &normalise(path).expect(path));
+    let facts = classify(&normalise(path).expect(path));
     let mut watch = StreamWatch::new(facts.stream, body["n"].as_u64());
     let (mut splitter, mut batch, mut data) = (EventSplitter::new(), Batch::default(), Vec::new());
     for (_, event) in answer.events {
@@ -236,7 +233,7 @@ fn odd_bodies_are_answered_all_the_same() {
     ] {
         assert_eq!(ask("/v1/chat/completions", &body).status, 200, "{body}");
     }
-    let path = classify("POST", &normalise("/v1/chat/completions").expect("path"));
+    let path = classify(&normalise("/v1/chat/completions").expect("path"));
     let broken = answer(&DemoRequest {
         path,
         client: Dialect::OpenAi,

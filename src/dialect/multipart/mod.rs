@@ -1,7 +1,7 @@
 //! Reads `model` and `stream` out of a `multipart/form-data` body (RFC 7578, RFC 2046).
 //!
 //! The body is wholly in memory. Only those two parts are looked at; files are skipped unread.
-//! [`MultipartFacts::rename_model`] gives the edit that renames the model.
+//! [`MultipartFacts::name_model`] gives the edit that names the model.
 
 use bytes::Bytes;
 use memchr::memmem;
@@ -61,6 +61,10 @@ pub struct MultipartFacts {
     pub model: Option<(String, Span)>,
     /// The value of the `stream` part.
     pub stream: Option<bool>,
+    /// Where the first boundary begins.
+    pub opening: usize,
+    /// The boundary, without its dashes.
+    pub boundary: String,
 }
 
 impl MultipartFacts {
@@ -74,15 +78,29 @@ impl MultipartFacts {
         self.stream == Some(true)
     }
 
-    /// The edit that renames the model; none if there is no model, it has this name already, or the
-    /// name cannot stand in a part.
-    pub fn rename_model(&self, name: &str) -> Option<Edit> {
-        let (_, span) = self.model.as_ref().filter(|(current, _)| current != name)?;
-        let fits = !name.contains(['\r', '\n']);
-        fits.then(|| Edit {
-            span: *span,
-            with: Bytes::copy_from_slice(name.as_bytes()),
-        })
+    /// The edit after which the form names this model; none if it does so already, or the name cannot stand in a part.
+    pub fn name_model(&self, name: &str) -> Option<Edit> {
+        if name.contains(['\r', '\n']) {
+            return None;
+        }
+        match &self.model {
+            Some((current, _)) if current == name => None,
+            Some((_, span)) => Some(Edit {
+                span: *span,
+                with: Bytes::copy_from_slice(name.as_bytes()),
+            }),
+            None => Some(Edit {
+                span: Span {
+                    start: self.opening,
+                    end: self.opening,
+                },
+                with: format!(
+                    "--{}\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\n{name}\r\n",
+                    self.boundary
+                )
+                .into(),
+            }),
+        }
     }
 }
 
@@ -97,10 +115,14 @@ pub fn inspect(content_type: &str, body: &[u8]) -> Result<MultipartFacts, Multip
     let boundary = boundary(content_type).ok_or(MultipartError::NoBoundary)?;
     let delimiter = [b"\r\n--", boundary.as_bytes()].concat();
     refuse_bare_line_feed(body, &delimiter[1..])?;
-    let mut facts = MultipartFacts::default();
     let mut seen = [false; 2];
 
     let mut at = first_part(body, &delimiter)?;
+    let mut facts = MultipartFacts {
+        opening: at + 2 - delimiter.len(),
+        boundary,
+        ..MultipartFacts::default()
+    };
     let finder = memmem::Finder::new(&delimiter);
     for _ in 0..MAX_PARTS {
         let DelimiterLine::Part { content } = after_delimiter(body, at)? else {

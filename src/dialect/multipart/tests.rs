@@ -28,11 +28,11 @@ fn model_and_stream_are_read_and_files_skipped() {
     let facts = read(&body).expect("facts");
     assert_eq!(facts.model_name(), Some("whisper-1"));
     assert!(facts.is_stream());
-    let edit = facts.rename_model("whisper-large").expect("an edit");
+    let edit = facts.name_model("whisper-large").expect("an edit");
     let renamed = splice(&[Bytes::from(body.clone())], vec![edit]).to_bytes();
     assert_eq!(renamed, body.replace("whisper-1", "whisper-large"));
-    assert_eq!(facts.rename_model("whisper-1"), None);
-    assert_eq!(facts.rename_model("a\r\n--xyz"), None);
+    assert_eq!(facts.name_model("whisper-1"), None);
+    assert_eq!(facts.name_model("a\r\n--xyz"), None);
 }
 
 #[test]
@@ -55,8 +55,18 @@ fn names_and_boundaries_may_be_quoted_or_not() {
 
 #[test]
 fn a_form_without_the_parts_says_nothing() {
-    assert_eq!(read(&form(&[part("other", "")])), Ok(MultipartFacts::default()));
-    assert_eq!(read("--xyz--"), Ok(MultipartFacts::default()));
+    for body in [
+        form(&[part("other", "")]),
+        "--xyz--".to_owned(),
+        format!("preamble\r\n{}", form(&[])),
+    ] {
+        let facts = read(&body).expect("facts");
+        assert_eq!((facts.model_name(), facts.is_stream()), (None, false));
+        let edit = facts.name_model("m").expect("an edit");
+        let named = splice(&[Bytes::from(body)], vec![edit]).to_bytes();
+        let named = String::from_utf8(named.to_vec()).unwrap();
+        assert_eq!(read(&named).expect("facts").model_name(), Some("m"), "{named}");
+    }
 }
 
 #[test]

@@ -1,13 +1,13 @@
-//! One table of the API's paths, the normal form a path must have, and patterns over paths.
+//! The one table of the API's paths, their aliases, and the normal form a path must have.
 
+mod alias;
 mod normal;
-mod pattern;
 
+pub use alias::{Called, called};
 pub use normal::{NormalPath, NotNormal, normalise, strip_prefix};
-pub use pattern::{EndpointPattern, PatternError};
 
 use super::sse::StreamKind;
-use crate::domain::Dialect;
+use crate::domain::{Dialect, PathClass};
 
 /// An inference path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,7 +16,7 @@ pub enum Inference {
     Chat,
     /// `/v1/completions`.
     Completions,
-    /// `POST /v1/responses`.
+    /// `/v1/responses`, and what asks about one without keeping it: `input_tokens`, `compact`.
     Responses,
     /// `/v1/messages`.
     Messages,
@@ -26,9 +26,9 @@ pub enum Inference {
     Embeddings,
     /// `/v1/moderations`.
     Moderations,
-    /// `/v1/audio/speech`, `transcriptions`, `translations`.
+    /// Below `/v1/audio`: `speech`, `transcriptions`, `translations`.
     Audio,
-    /// `/v1/images/generations`, `edits`, `variations`.
+    /// Below `/v1/images`: `generations`, `edits`, `variations`.
     Images,
     /// `/v1/rerank`.
     Rerank,
@@ -45,23 +45,21 @@ pub enum Family {
     ModelById,
     /// Touches what a provider keeps: needs the project's own key.
     Stateful,
-    /// Known, but not served by this version: 404 `endpoint_not_found`.
-    NotInThisVersion,
+    /// `/v1/realtime`: later; 404 `endpoint_not_found`.
+    Realtime,
     /// Not in the table: 404 `endpoint_not_found`, unless a provider's `allowed_endpoints` names it.
     Unknown,
 }
 
-/// What the table says about a path and method.
+/// What the table says about a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PathFacts {
     /// What it is.
     pub family: Family,
     /// What a stream on it looks like.
     pub stream: StreamKind,
-    /// The dialect of clients that call it, if their headers say nothing else.
+    /// The API it belongs to: which providers serve it, and the dialect of clients whose headers say nothing else.
     pub dialect: Dialect,
-    /// The methods it takes, for 405 and `Allow`.
-    pub methods: &'static [&'static str],
 }
 
 impl PathFacts {
@@ -74,44 +72,17 @@ impl PathFacts {
         }
     }
 
-    /// The path takes this method.
-    pub fn takes(&self, method: &str) -> bool {
-        self.methods.contains(&method)
-    }
-
-    /// The value of `Allow`.
-    pub fn allow(&self) -> String {
-        self.methods.join(", ")
-    }
-
-    /// The path is an inference path.
-    pub fn is_inference(&self) -> bool {
-        matches!(self.family, Family::Inference(_))
+    /// Its class, for rules.
+    pub fn class(&self) -> PathClass {
+        match self.family {
+            Family::Inference(_) => PathClass::Inference,
+            Family::ModelList | Family::ModelById => PathClass::Models,
+            Family::Stateful => PathClass::Stateful,
+            Family::Realtime => PathClass::Realtime,
+            Family::Unknown => PathClass::Unknown,
+        }
     }
 }
-
-const POST: &[&str] = &["POST"];
-const READ: &[&str] = &["GET", "HEAD"];
-const ANY: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
-
-/// The endpoints that a provider serves by default, as patterns: inference paths and models. Being
-/// prefixes they cover stateful paths below them too, which need an own key whatever allows them.
-pub const DEFAULT_ENDPOINTS: &[&str] = &[
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/responses",
-    "/v1/messages",
-    "/v1/embeddings",
-    "/v1/moderations",
-    "/v1/audio/speech",
-    "/v1/audio/transcriptions",
-    "/v1/audio/translations",
-    "/v1/images/generations",
-    "/v1/images/edits",
-    "/v1/images/variations",
-    "/v1/rerank",
-    "/v1/models",
-];
 
 /// First segments below `/v1` of what providers keep for an account.
 const STATEFUL_ROOTS: &[&str] = &[
@@ -119,6 +90,7 @@ const STATEFUL_ROOTS: &[&str] = &[
     "uploads",
     "batches",
     "fine_tuning",
+    "fine-tuning",
     "fine-tunes",
     "assistants",
     "threads",
@@ -129,22 +101,23 @@ const STATEFUL_ROOTS: &[&str] = &[
     "organization",
 ];
 
-/// Says what a path is. `path` is without any of `server.path_prefixes`.
-pub fn classify(method: &str, path: &NormalPath<'_>) -> PathFacts {
+/// Says what a path is: in its form below `/v1` (see [`called`]). A slash at its end means nothing.
+pub fn classify(path: &NormalPath<'_>) -> PathFacts {
     let mut segments = path.segments();
-    let first = segments.next().unwrap_or_default();
-    let rest: [Option<&str>; 3] = std::array::from_fn(|_| segments.next());
-    if first != "v1" {
-        return outside_v1(first, rest[0]);
+    if segments.next() != Some("v1") {
+        return unknown();
     }
-    match rest {
+    let mut next = || segments.next().filter(|segment| !segment.is_empty());
+    let below: [Option<&str>; 3] = std::array::from_fn(|_| next());
+    match below {
         [Some("chat"), Some("completions"), None] => inference(Inference::Chat, StreamKind::Chat),
         [Some("chat"), Some("completions"), Some(_)] => stateful(),
         [Some("completions"), None, _] => inference(Inference::Completions, StreamKind::Completions),
-        [Some("responses"), None, _] if method == "POST" => {
-            inference(Inference::Responses, StreamKind::Responses)
+        [Some("responses"), None, _] => inference(Inference::Responses, StreamKind::Responses),
+        [Some("responses"), Some("input_tokens" | "compact"), None] => {
+            inference(Inference::Responses, StreamKind::Other)
         }
-        [Some("responses"), _, _] => PathFacts {
+        [Some("responses"), Some(_), _] => PathFacts {
             stream: StreamKind::Responses,
             ..stateful()
         },
@@ -161,25 +134,11 @@ pub fn classify(method: &str, path: &NormalPath<'_>) -> PathFacts {
         [Some("embeddings"), None, _] => inference(Inference::Embeddings, StreamKind::Other),
         [Some("moderations"), None, _] => inference(Inference::Moderations, StreamKind::Other),
         [Some("rerank"), None, _] => inference(Inference::Rerank, StreamKind::Other),
-        [
-            Some("audio"),
-            Some("speech" | "transcriptions" | "translations"),
-            None,
-        ] => inference(Inference::Audio, StreamKind::Other),
-        [Some("images"), Some("generations" | "edits" | "variations"), None] => {
-            inference(Inference::Images, StreamKind::Other)
-        }
-        [Some("models"), None, _] => PathFacts {
-            family: Family::ModelList,
-            methods: READ,
-            ..unknown()
-        },
-        [Some("models"), Some(id), _] if !id.is_empty() => PathFacts {
-            family: Family::ModelById,
-            methods: READ,
-            ..unknown()
-        },
-        [Some("realtime"), _, _] | [Some("openai"), Some("deployments"), _] => not_in_this_version(),
+        [Some("audio"), Some(_), _] => inference(Inference::Audio, StreamKind::Other),
+        [Some("images"), Some(_), _] => inference(Inference::Images, StreamKind::Other),
+        [Some("models"), None, _] => of(Family::ModelList),
+        [Some("models"), Some(_), _] => of(Family::ModelById),
+        [Some("realtime"), _, _] => of(Family::Realtime),
         [Some(root), _, _] if STATEFUL_ROOTS.contains(&root) => stateful(),
         _ => unknown(),
     }
@@ -192,44 +151,26 @@ pub fn model_id<'a>(path: &'a NormalPath<'_>) -> Option<&'a str> {
         .filter(|id| !id.is_empty())
 }
 
-fn outside_v1(first: &str, second: Option<&str>) -> PathFacts {
-    match (first, second) {
-        ("openai", Some(_))
-        | ("chat", Some("completions"))
-        | ("completions" | "embeddings" | "models", None) => not_in_this_version(),
-        _ => unknown(),
+fn of(family: Family) -> PathFacts {
+    PathFacts {
+        family,
+        stream: StreamKind::Other,
+        dialect: Dialect::OpenAi,
     }
 }
 
 fn unknown() -> PathFacts {
-    PathFacts {
-        family: Family::Unknown,
-        stream: StreamKind::Other,
-        dialect: Dialect::OpenAi,
-        methods: ANY,
-    }
-}
-
-fn not_in_this_version() -> PathFacts {
-    PathFacts {
-        family: Family::NotInThisVersion,
-        ..unknown()
-    }
+    of(Family::Unknown)
 }
 
 fn stateful() -> PathFacts {
-    PathFacts {
-        family: Family::Stateful,
-        ..unknown()
-    }
+    of(Family::Stateful)
 }
 
 fn inference(kind: Inference, stream: StreamKind) -> PathFacts {
     PathFacts {
-        family: Family::Inference(kind),
         stream,
-        dialect: Dialect::OpenAi,
-        methods: POST,
+        ..of(Family::Inference(kind))
     }
 }
 
@@ -244,133 +185,100 @@ fn messages(kind: Inference, stream: StreamKind) -> PathFacts {
 mod tests {
     use super::*;
 
-    fn family(method: &str, path: &str) -> Family {
-        classify(method, &normalise(path).expect(path)).family
+    fn facts(path: &str) -> PathFacts {
+        classify(&normalise(path).expect(path))
     }
 
     #[test]
-    fn every_path_of_the_contract_is_in_the_table() {
-        use Inference::{
-            Audio, Chat, Completions, CountTokens, Embeddings, Images, Messages, Moderations, Rerank,
-            Responses,
-        };
-        for (path, kind) in [
-            ("/v1/chat/completions", Chat),
-            ("/v1/completions", Completions),
-            ("/v1/responses", Responses),
-            ("/v1/messages", Messages),
-            ("/v1/messages/count_tokens", CountTokens),
-            ("/v1/embeddings", Embeddings),
-            ("/v1/moderations", Moderations),
-            ("/v1/audio/speech", Audio),
-            ("/v1/audio/transcriptions", Audio),
-            ("/v1/audio/translations", Audio),
-            ("/v1/images/generations", Images),
-            ("/v1/images/edits", Images),
-            ("/v1/images/variations", Images),
-            ("/v1/rerank", Rerank),
+    fn every_path_of_the_contract_has_its_class() {
+        use PathClass::{Inference, Models, Realtime, Stateful, Unknown};
+        for (path, class) in [
+            ("/v1/chat/completions", Inference),
+            ("/v1/chat/completions/", Inference),
+            ("/v1/chat/completions/chatcmpl-1", Stateful),
+            ("/v1/completions", Inference),
+            ("/v1/responses", Inference),
+            ("/v1/responses/input_tokens", Inference),
+            ("/v1/responses/compact", Inference),
+            ("/v1/responses/resp_1", Stateful),
+            ("/v1/responses/resp_1/cancel", Stateful),
+            ("/v1/messages", Inference),
+            ("/v1/messages/count_tokens", Inference),
+            ("/v1/messages/batches", Stateful),
+            ("/v1/messages/batches/b/results", Stateful),
+            ("/v1/messages/x", Unknown),
+            ("/v1/embeddings", Inference),
+            ("/v1/embeddings/x", Unknown),
+            ("/v1/moderations", Inference),
+            ("/v1/audio/speech", Inference),
+            ("/v1/audio/transcriptions", Inference),
+            ("/v1/audio", Unknown),
+            ("/v1/images/generations", Inference),
+            ("/v1/images", Unknown),
+            ("/v1/rerank", Inference),
+            ("/v1/models", Models),
+            ("/v1/models/", Models),
+            ("/v1/models/gpt-4o", Models),
+            ("/v1/models/meta/llama", Models),
+            ("/v1/files", Stateful),
+            ("/v1/files/", Stateful),
+            ("/v1/files/file-1/content", Stateful),
+            ("/v1/uploads", Stateful),
+            ("/v1/batches/b/cancel", Stateful),
+            ("/v1/fine_tuning/jobs", Stateful),
+            ("/v1/fine-tunes", Stateful),
+            ("/v1/assistants", Stateful),
+            ("/v1/threads/t/runs", Stateful),
+            ("/v1/vector_stores", Stateful),
+            ("/v1/containers", Stateful),
+            ("/v1/conversations/c", Stateful),
+            ("/v1/evals", Stateful),
+            ("/v1/organization/usage", Stateful),
+            ("/v1/realtime", Realtime),
+            ("/v1/realtime/sessions", Realtime),
+            ("/v1/nonsense", Unknown),
+            ("/v1/chat", Unknown),
+            ("/v1/chatX/completions", Unknown),
+            ("/v1/Files", Unknown),
+            ("/v1/filesx", Unknown),
+            ("/v2/models", Unknown),
+            ("/v1", Unknown),
+            ("/", Unknown),
+            ("/chat/completions", Unknown),
         ] {
-            let facts = classify("POST", &normalise(path).expect(path));
-            assert_eq!(facts.family, Family::Inference(kind), "{path}");
-            assert!(facts.takes("POST") && !facts.takes("GET"), "{path}");
-            assert_eq!(facts.allow(), "POST");
-            let allowed = DEFAULT_ENDPOINTS.iter().any(|pattern| {
-                EndpointPattern::parse(pattern)
-                    .expect("a pattern")
-                    .matches(&normalise(path).expect(path))
-            });
-            assert!(allowed, "{path} is allowed by default");
+            assert_eq!(facts(path).class(), class, "{path}");
         }
     }
 
     #[test]
-    fn what_a_provider_keeps_is_stateful() {
-        for (method, path) in [
-            ("GET", "/v1/files"),
-            ("POST", "/v1/files/x/content"),
-            ("GET", "/v1/files/"),
-            ("POST", "/v1/uploads"),
-            ("POST", "/v1/batches/b/cancel"),
-            ("GET", "/v1/fine_tuning/jobs"),
-            ("GET", "/v1/fine-tunes"),
-            ("GET", "/v1/assistants"),
-            ("POST", "/v1/threads/t/runs"),
-            ("GET", "/v1/vector_stores"),
-            ("GET", "/v1/containers"),
-            ("GET", "/v1/conversations/c"),
-            ("GET", "/v1/evals"),
-            ("GET", "/v1/organization/usage"),
-            ("GET", "/v1/responses"),
-            ("GET", "/v1/responses/r"),
-            ("POST", "/v1/responses/r/cancel"),
-            ("GET", "/v1/chat/completions/c"),
-            ("POST", "/v1/messages/batches"),
-            ("GET", "/v1/messages/batches/b/results"),
+    fn streams_are_told_apart_by_their_path() {
+        for (path, stream) in [
+            ("/v1/chat/completions", StreamKind::Chat),
+            ("/v1/completions", StreamKind::Completions),
+            ("/v1/responses", StreamKind::Responses),
+            ("/v1/responses/resp_1", StreamKind::Responses),
+            ("/v1/messages", StreamKind::Messages),
+            ("/v1/images/generations", StreamKind::Other),
         ] {
-            assert_eq!(family(method, path), Family::Stateful, "{method} {path}");
+            assert_eq!(facts(path).stream, stream, "{path}");
         }
     }
 
     #[test]
-    fn what_is_not_served_is_told_apart() {
-        for path in [
-            "/v1/realtime",
-            "/openai/v1/chat/completions",
-            "/openai/deployments/x/chat/completions",
-            "/v1/openai/deployments/x",
-            "/chat/completions",
-            "/completions",
-            "/embeddings",
-            "/models",
-        ] {
-            assert_eq!(family("GET", path), Family::NotInThisVersion, "{path}");
-        }
-        for path in [
-            "/",
-            "/v1",
-            "/v1/",
-            "/v2/models",
-            "/v1/modelsx",
-            "/v1/models/",
-            "/v1/filesx",
-            "/v1/Files",
-            "/v1/chat",
-            "/v1/chat/completions/",
-            "/v1/messages/x",
-            "/v1/audio",
-            "/v1/audio/x",
-            "/v1/embeddings/x",
-            "/v1/completions/x",
-        ] {
-            assert!(
-                matches!(family("POST", path), Family::Unknown | Family::Stateful),
-                "{path}"
-            );
-            assert!(
-                path == "/v1/chat/completions/" || family("POST", path) == Family::Unknown,
-                "{path}"
-            );
-        }
-    }
-
-    #[test]
-    fn models_are_read_only_and_their_ids_may_hold_slashes() {
-        assert_eq!(family("GET", "/v1/models"), Family::ModelList);
+    fn the_ids_of_models_may_hold_slashes() {
         for (path, id) in [
             ("/v1/models/gpt-4o", "gpt-4o"),
             ("/v1/models/meta/llama-3", "meta/llama-3"),
             ("/v1/models/meta%2Fllama%3A3", "meta/llama:3"),
         ] {
             let normal = normalise(path).expect(path);
-            let facts = classify("DELETE", &normal);
-            assert_eq!((facts.family, facts.takes("DELETE")), (Family::ModelById, false));
+            assert_eq!(classify(&normal).family, Family::ModelById);
             assert_eq!(model_id(&normal), Some(id));
         }
     }
 
     #[test]
     fn the_dialect_of_the_client_follows_path_and_header() {
-        let facts = |path: &str| classify("POST", &normalise(path).expect(path));
         assert_eq!(facts("/v1/messages").client_dialect(false), Dialect::Anthropic);
         assert_eq!(
             facts("/v1/messages/nonsense").client_dialect(false),

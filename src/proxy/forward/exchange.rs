@@ -72,7 +72,7 @@ impl EdgeProxy {
         permit: &mut Permit,
     ) -> Exchanged {
         let provider = Arc::clone(&exchange.target.provider);
-        let (mut head, owner) = match Self::request_head(ctx, client, &provider, fill.is_possible()) {
+        let (mut head, owner) = match Self::request_head(ctx, client, exchange.target, fill.is_possible()) {
             Ok(dressed) => dressed,
             Err(denial) => return Exchanged::refused(denial),
         };
@@ -254,9 +254,10 @@ impl EdgeProxy {
     fn request_head(
         ctx: &RequestCtx,
         client: &Client<'_>,
-        provider: &Provider,
+        to: &Target,
         filling_cache: bool,
     ) -> Result<(RequestHeader, KeyOwner), Denial> {
+        let provider = &*to.provider;
         let request = client.request_head();
         let project_key = match ctx
             .caller
@@ -278,7 +279,7 @@ impl EdgeProxy {
         };
         let mut head = RequestHeader::build_no_case(
             request.method.as_str(),
-            provider.address(target).as_bytes(),
+            provider.address(target, to.model.as_deref()).as_bytes(),
             Some(request.headers.len() + 8),
         )
         .map_err(broken)?;
@@ -331,7 +332,8 @@ async fn error_body(upstream: &mut HttpSession, silence: std::time::Duration) ->
     bytes.freeze()
 }
 
-/// The bytes of this attempt: the client's own, but for the model's name where the target has another.
+/// The bytes of this attempt: the client's own, but for the model's name where the target has another, or where the
+/// client named it in its path.
 fn attempt_body(body: &RequestBody, target: &Target, head: &mut RequestHeader) -> AttemptBody {
     let held = match body {
         RequestBody::Unread => return AttemptBody::Empty,
@@ -339,8 +341,8 @@ fn attempt_body(body: &RequestBody, target: &Target, head: &mut RequestHeader) -
         RequestBody::Held(held) => held,
     };
     let rename = target.model.as_deref().and_then(|model| match &held.facts {
-        Understood::Json(facts) => crate::dialect::splice::rename_model(facts, model),
-        Understood::Form(facts) => facts.rename_model(model),
+        Understood::Json(facts) => crate::dialect::splice::name_model(facts, model),
+        Understood::Form(facts) => facts.name_model(model),
     });
     let (pieces, length) = match rename {
         None => (vec![held.bytes.clone()], held.bytes.len()),

@@ -10,7 +10,7 @@ use super::names;
 use super::provider::Provider;
 use super::rules::{cut, endpoint_not_found};
 use crate::config::{CooldownSettings, UnknownModels};
-use crate::domain::{Denial, DenialCode, Dialect, Glob};
+use crate::domain::{Denial, DenialCode, Dialect, Glob, PathClass};
 
 /// What a client asks for.
 #[derive(Debug, Clone, Copy)]
@@ -19,8 +19,10 @@ pub struct Asked<'a> {
     pub model: Option<&'a str>,
     /// The dialect it speaks: Anthropic for `/v1/messages…` and with `anthropic-version`, else OpenAI.
     pub client: Dialect,
-    /// The path, for messages.
+    /// The path, in its form below `/v1`.
     pub path: &'a str,
+    /// Its class.
+    pub class: PathClass,
 }
 
 /// Models that the token and its project may ask for; an empty list allows all.
@@ -109,6 +111,17 @@ impl Catalogue {
     pub fn resolve(&self, asked: &Asked<'_>, allowed: AllowedModels<'_>) -> Result<Route, Denial> {
         let Some(name) = asked.model else {
             let provider = self.provider_without_model(asked)?;
+            if asked.class == PathClass::Inference && provider.needs_deployment(asked.path) {
+                return Err(Denial::new(
+                    DenialCode::InvalidJson,
+                    format!(
+                        "`model` is missing: provider `{}` serves `{}` by the name of a deployment",
+                        provider.name,
+                        cut(asked.path)
+                    ),
+                )
+                .with_param("model"));
+            }
             return Ok(self.direct(provider, None));
         };
         if let Some(model) = self.by_name.get(name) {

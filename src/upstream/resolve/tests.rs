@@ -75,6 +75,7 @@ fn asked(model: Option<&str>, client: Dialect) -> Asked<'_> {
         model,
         client,
         path: "/v1/x",
+        class: PathClass::Inference,
     }
 }
 
