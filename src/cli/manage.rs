@@ -22,6 +22,8 @@ pub enum ManageCommand {
     /// Public models and where they go.
     #[command(subcommand)]
     Models(ModelsCommand),
+    /// Audit events, newest first.
+    Audit(super::manage_audit::AuditArguments),
 }
 
 /// `manage project …`.
@@ -183,6 +185,7 @@ pub fn run(global: &Global, command: ManageCommand) -> Result<(), Failure> {
         ManageCommand::Project(command) => project(&api, shown, command),
         ManageCommand::Token(command) => token(&api, shown, command),
         ManageCommand::Cache(command) => cache(&api, shown, command),
+        ManageCommand::Audit(arguments) => super::manage_audit::run(&api, shown, &arguments),
         ManageCommand::Models(ModelsCommand::List) => {
             let list = api.ask(&Method::GET, "/manage/models", None)?;
             shown.list(
@@ -377,12 +380,17 @@ fn cache(api: &Api, shown: Shown, command: CacheCommand) -> Result<(), Failure> 
 
 /// How answers are shown.
 #[derive(Debug, Clone, Copy)]
-struct Shown {
+pub(super) struct Shown {
     json: bool,
 }
 
 impl Shown {
-    fn object(self, value: &Value) -> Result<(), Failure> {
+    /// Whether answers are shown as JSON.
+    pub(super) fn is_json(self) -> bool {
+        self.json
+    }
+
+    pub(super) fn object(self, value: &Value) -> Result<(), Failure> {
         let Value::Object(object) = value else {
             return output::json(value);
         };
@@ -395,7 +403,7 @@ impl Shown {
         Ok(())
     }
 
-    fn list(self, value: &Value, columns: &[(&str, &str)]) -> Result<(), Failure> {
+    pub(super) fn list(self, value: &Value, columns: &[(&str, &str)]) -> Result<(), Failure> {
         if self.json {
             return output::json(value);
         }

@@ -3,14 +3,22 @@
 //! Exit codes: 0 good, 1 failure or findings, 2 bad usage.
 
 mod api;
+mod backup;
+mod chat;
+mod client_config;
+mod completion;
+mod completions;
 mod config;
 mod healthcheck;
 mod manage;
+mod manage_audit;
 mod migrate;
 mod output;
 mod quickstart;
 mod reload;
+mod secret_files;
 mod server;
+mod setup;
 mod source;
 
 use std::process::ExitCode;
@@ -56,6 +64,8 @@ enum Command {
     Server(server::ServerArguments),
     /// Show it working at once: SQLite, a project, a token, one streamed request; then keep serving.
     Quickstart(quickstart::QuickstartArguments),
+    /// Write a configuration, its keys, and a first project with a token.
+    Setup(setup::SetupArguments),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -64,13 +74,33 @@ enum Command {
     /// Bring the database to this version's schema, or say where it stands.
     #[command(subcommand)]
     Migrate(migrate::MigrateCommand),
-    /// Manage projects, tokens, cache and models of a running server.
+    /// Copy the database into one file, also while a server runs.
+    Backup(backup::BackupArguments),
+    /// Put a backup into the database's place; no server may run.
+    Restore(backup::RestoreArguments),
+    /// Manage projects, tokens, cache, models and audit events of a running server.
     #[command(subcommand)]
     Manage(manage::ManageCommand),
+    /// Talk to a model through the proxy.
+    Chat(chat::ChatArguments),
+    /// The same as `chat`, as it was called before.
+    #[command(subcommand, hide = true)]
+    Openai(OpenaiCommand),
+    /// Print ready-made settings for a client.
+    ClientConfig(client_config::ClientConfigArguments),
+    /// Print what a shell completes.
+    Completions(completions::CompletionsArguments),
     /// Exit 0 when the running server is ready, 1 when not.
     Healthcheck(healthcheck::HealthcheckArguments),
     /// Print the version.
     Version,
+}
+
+/// `openai …`.
+#[derive(Debug, Subcommand)]
+enum OpenaiCommand {
+    /// Talk to a model through the proxy.
+    Chat(chat::ChatArguments),
 }
 
 /// Why a command failed.
@@ -125,6 +155,14 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         Command::Server(arguments) => server::run(&global, arguments),
         Command::Quickstart(arguments) => quickstart::run(&global, arguments),
+        Command::Setup(arguments) => setup::run(&global, arguments),
+        Command::Backup(arguments) => backup::backup(&global, &arguments),
+        Command::Restore(arguments) => backup::restore(&global, &arguments),
+        Command::Chat(arguments) | Command::Openai(OpenaiCommand::Chat(arguments)) => {
+            chat::run(&global, &arguments)
+        }
+        Command::ClientConfig(arguments) => client_config::run(&global, &arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
         Command::Config(command) => config::run(&global, &command),
         Command::Reload => reload::run(&global),
         Command::Migrate(command) => migrate::run(&global, &command),

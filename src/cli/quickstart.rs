@@ -1,32 +1,23 @@
 //! `llm-proxy quickstart`: everything at once, with nothing to prepare.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use bytes::Bytes;
 use clap::Args;
-use http::{Method, Request};
-use http_body_util::{BodyExt as _, Full};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use http::Method;
 use serde_json::{Value, json};
 
 use super::api::Api;
+use super::completion::Chat;
+use super::secret_files::kept_secret;
 use super::source::{Overlay, Source};
 use super::{Failure, Global, output};
 use crate::app::{Addresses, App, Plan};
 use crate::config::{EnvSource as _, FileChoice, ProcessEnvironment};
 use crate::domain::Secret;
-use crate::domain::crypto::random_bytes;
-
-/// How long the first answer may take to begin.
-const FIRST_ANSWER: Duration = Duration::from_mins(1);
 
 /// Flags of `quickstart`.
 #[derive(Debug, Args)]
@@ -142,25 +133,6 @@ fn is_provider_or_log_variable(name: &str) -> bool {
         || matches!(name, "OPENAI_API_URL" | "LOG_LEVEL" | "LOG_FORMAT" | "RUST_LOG")
 }
 
-/// A secret that is made once and kept in a file that only its owner can read.
-fn kept_secret(path: &Path, encoding: &impl Engine) -> Result<Secret, Failure> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    match std::fs::read_to_string(path) {
-        Ok(text) if !text.trim().is_empty() => return Ok(Secret::new(text.trim())),
-        _ => {}
-    }
-    let secret = encoding.encode(random_bytes::<32>()?);
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
-    writeln!(file, "{secret}")?;
-    Ok(Secret::new(secret))
-}
-
 fn yaml(arguments: &QuickstartArguments, demo: bool) -> String {
     let quoted = |text: &str| Value::from(text).to_string();
     let in_data = |name: &str| quoted(&arguments.data.join(name).to_string_lossy());
@@ -215,9 +187,13 @@ impl Tour {
             output::line(&format!("llm-proxy serves {base} (management {management})"))?;
             output::line("made a project and a token; streaming one answer through the proxy:\n")?;
         }
-        let answer = stream_once(&base, &secret, self.first.model, |piece| {
-            if self.json { Ok(()) } else { output::raw(piece) }
-        })?;
+        let body = json!({
+            "model": self.first.model,
+            "stream": true,
+            "messages": [{"role": "user", "content": "Say hello in one short sentence."}],
+        });
+        let answer = Chat::new(&base, Secret::new(secret.as_str()))
+            .stream(&body, |piece| if self.json { Ok(()) } else { output::raw(piece) })?;
         if self.json {
             return output::json(&json!({
                 "base_url": format!("{base}/v1"), "token": secret, "token_id": token_id, "project_id": project,
@@ -295,66 +271,4 @@ fn local(address: SocketAddr) -> SocketAddr {
         std::net::Ipv4Addr::LOCALHOST.into()
     };
     SocketAddr::new(loopback, address.port())
-}
-
-/// Streams one chat completion; gives its text piece by piece, and whole at the end.
-fn stream_once(
-    base: &str,
-    secret: &str,
-    model: &str,
-    mut show: impl FnMut(&str) -> Result<(), Failure>,
-) -> Result<String, Failure> {
-    let body = json!({
-        "model": model,
-        "stream": true,
-        "messages": [{"role": "user", "content": "Say hello in one short sentence."}],
-    });
-    let request = Request::post(format!("{base}/v1/chat/completions"))
-        .header(http::header::AUTHORIZATION, format!("Bearer {secret}"))
-        .header(http::header::CONTENT_TYPE, "application/json")
-        .body(Full::new(Bytes::from(body.to_string())))?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async move {
-        let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-        let response = tokio::time::timeout(FIRST_ANSWER, client.request(request))
-            .await
-            .map_err(|_| Failure::Failed("the first request got no answer in time".to_owned()))??;
-        let status = response.status();
-        let mut body = response.into_body();
-        let (mut pending, mut whole, mut done) = (String::new(), String::new(), false);
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame?.into_data() else { continue };
-            pending.push_str(&String::from_utf8_lossy(&data));
-            if !status.is_success() {
-                continue;
-            }
-            while let Some((event, rest)) = pending.split_once("\n\n") {
-                let data = event.strip_prefix("data: ").unwrap_or_default();
-                done |= data == "[DONE]";
-                let piece = serde_json::from_str::<Value>(data).ok();
-                let piece = piece
-                    .as_ref()
-                    .and_then(|value| value.pointer("/choices/0/delta/content"))
-                    .and_then(Value::as_str);
-                if let Some(piece) = piece {
-                    whole.push_str(piece);
-                    show(piece)?;
-                }
-                pending = rest.to_owned();
-            }
-        }
-        if !status.is_success() {
-            return Err(Failure::Failed(format!(
-                "the first request was answered {status}: {}",
-                pending.trim()
-            )));
-        }
-        if done {
-            Ok(whole)
-        } else {
-            Err(Failure::Failed("the first answer did not come whole".to_owned()))
-        }
-    })
 }

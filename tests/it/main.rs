@@ -17,6 +17,8 @@ mod cache;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod commands;
+#[cfg(test)]
 mod edge;
 #[cfg(test)]
 mod fleet;

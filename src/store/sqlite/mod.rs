@@ -1,6 +1,7 @@
 //! The SQLite back end: one writer thread with group commit, a few readers, and a log for grants.
 
 mod audit;
+pub mod backup;
 mod connection;
 mod failure;
 mod grant_counters;

@@ -64,7 +64,7 @@ fn apply_missing(connection: &Connection, now: Timestamp) -> Result<Vec<Migratio
     Ok(done)
 }
 
-fn applied(connection: &Connection) -> Result<Vec<AppliedMigration>, Failure> {
+pub(super) fn applied(connection: &Connection) -> Result<Vec<AppliedMigration>, Failure> {
     if !exists(connection, EXISTS)? {
         if exists(connection, HAS_TABLES)? {
             return Err(StoreError::Damaged(
