@@ -1,6 +1,7 @@
 //! The composition root: the only place that names concrete back ends.
 
 mod build;
+mod encryption;
 pub mod notify;
 mod numbers;
 pub mod readiness;
@@ -10,5 +11,6 @@ pub mod tasks;
 mod views;
 mod wiring;
 
+pub use encryption::{Sealing, SealingReport, seal_at_rest};
 pub use run::{App, Plan, StopSwitch};
 pub use wiring::{Addresses, migrate};

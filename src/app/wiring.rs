@@ -23,7 +23,7 @@ use crate::management::{ManagementSettings, ManagementTokens, Role};
 use crate::store::migrate::{MigrationStatus, Schema};
 use crate::store::postgres::PostgresOptions;
 use crate::store::sqlite::{SqliteLocation, SqliteOptions};
-use crate::store::{self, Store, StoreError};
+use crate::store::{self, SealedKeys, Store, StoreError};
 use crate::telemetry::{LogFormat, LogSettings};
 
 /// Where the process listens in fact.
@@ -133,11 +133,9 @@ pub fn management_settings(settings: &Settings, sidecar: Option<SocketAddr>) -> 
 
 /// Seals provider keys with the configured key, or passes them through.
 pub fn sealer(settings: &Settings) -> Result<Sealer> {
-    match &settings.encryption.key {
-        Some(key) => Sealer::with_key(key).context("encryption.key"),
-        // the configuration has warned about it
-        None => Ok(Sealer::plain()),
-    }
+    // without any key the configuration has warned about it
+    let encryption = &settings.encryption;
+    Sealer::with_keys(&encryption.keys, encryption.key.as_ref()).context("encryption")
 }
 
 fn sqlite_options(settings: &Settings, clock: &Arc<dyn Clock>) -> SqliteOptions {
@@ -152,6 +150,19 @@ fn sqlite_options(settings: &Settings, clock: &Arc<dyn Clock>) -> SqliteOptions 
         timeout: settings.auth.store_timeout,
         fsync: false,
         clock: Arc::clone(clock),
+    }
+}
+
+/// The provider keys at rest, beside a server that may run.
+pub fn sealed_keys(settings: &Settings, runtime: &Handle) -> Result<Arc<dyn SealedKeys>, StoreError> {
+    let clock = crate::domain::SystemClock::shared();
+    match settings.database.driver {
+        DatabaseDriver::Sqlite => Ok(store::sqlite::sealed_keys(
+            sqlite_options(settings, &clock).location,
+        )),
+        DatabaseDriver::Postgres => {
+            store::postgres::sealed_keys(&postgres_options(settings, &clock, runtime))
+        }
     }
 }
 

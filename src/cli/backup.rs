@@ -57,7 +57,7 @@ pub fn backup(global: &Global, arguments: &BackupArguments) -> Result<(), Failur
         );
     }
     output::line(&format!("wrote `{}`, {bytes} bytes", file.display()))?;
-    if settings.encryption.key.is_some() {
+    if settings.encryption.has_key() {
         output::line(
             "the encryption key is not in it: keep that in another place, the provider keys need it",
         )?;

@@ -5,7 +5,9 @@ use serde_json::json;
 
 use super::source::Source;
 use super::{Failure, Global, output};
-use crate::app;
+use crate::app::{self, Sealing};
+use crate::config::Settings;
+use crate::domain::crypto::Standing;
 
 /// `migrate …`.
 #[derive(Debug, Subcommand)]
@@ -14,11 +16,32 @@ pub enum MigrateCommand {
     Up,
     /// Say what is applied and what is missing.
     Status,
+    /// Seal provider keys at rest that are not sealed yet; a server may run meanwhile.
+    Encrypt {
+        /// Seal all anew with the first of `encryption.keys`, those of older keys too.
+        #[arg(long, conflicts_with = "status")]
+        rotate: bool,
+        /// Say with which key each is sealed, and change nothing.
+        #[arg(long)]
+        status: bool,
+    },
+    /// The same as `encrypt --status`.
+    #[command(hide = true)]
+    EncryptStatus,
 }
 
 /// Runs `migrate`.
 pub fn run(global: &Global, command: &MigrateCommand) -> Result<(), Failure> {
     let loaded = Source::of(global)?.load_or_report(global.json)?;
+    let sealing = match command {
+        MigrateCommand::Encrypt { rotate: true, .. } => Some(Sealing::All),
+        MigrateCommand::Encrypt { status: false, .. } => Some(Sealing::Bare),
+        MigrateCommand::Encrypt { .. } | MigrateCommand::EncryptStatus => Some(Sealing::Look),
+        MigrateCommand::Up | MigrateCommand::Status => None,
+    };
+    if let Some(sealing) = sealing {
+        return encrypt(global, &loaded.settings, sealing);
+    }
     let up = matches!(command, MigrateCommand::Up);
     let rows = app::migrate(&loaded.settings, up)?;
     if global.json {
@@ -38,4 +61,52 @@ pub fn run(global: &Global, command: &MigrateCommand) -> Result<(), Failure> {
         })
         .collect();
     output::table(&["VERSION", "NAME", "APPLIED"], &table)
+}
+
+fn encrypt(global: &Global, settings: &Settings, sealing: Sealing) -> Result<(), Failure> {
+    let report = app::seal_at_rest(settings, sealing)?;
+    if global.json {
+        let found: Vec<_> = report
+            .found
+            .iter()
+            .map(|(standing, count)| {
+                let (word, id) = words(standing);
+                json!({"standing": word, "key_id": id, "provider_keys": count})
+            })
+            .collect();
+        output::json(&json!({
+            "found": found, "sealed": report.sealed, "overtaken": report.overtaken, "unreadable": report.unreadable(),
+        }))?;
+    } else {
+        let rows: Vec<Vec<String>> = report
+            .found
+            .iter()
+            .map(|(standing, count)| {
+                let (word, id) = words(standing);
+                vec![word.to_owned(), id.unwrap_or("-").to_owned(), count.to_string()]
+            })
+            .collect();
+        output::table(&["SEALED WITH", "KEY ID", "PROVIDER KEYS"], &rows)?;
+        if sealing != Sealing::Look {
+            output::line(&format!("sealed {} now", report.sealed))?;
+        }
+    }
+    if report.unreadable() > 0 {
+        return Err(Failure::Failed(format!(
+            "{} provider keys cannot be opened with any configured key; configure the key that sealed them, or set them \
+             again with `manage project update`",
+            report.unreadable()
+        )));
+    }
+    Ok(())
+}
+
+/// How a key is sealed, and the id of the key that did it, where that is told.
+fn words(standing: &Standing) -> (&'static str, Option<&str>) {
+    match standing {
+        Standing::Plain => ("not sealed", None),
+        Standing::Current => ("current key", None),
+        Standing::Older(id) => ("older key", id.as_deref()),
+        Standing::Unreadable(id) => ("unreadable", id.as_deref()),
+    }
 }

@@ -53,11 +53,23 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "encryption.keys",
         "[]",
-        "Keys for rotation: a list of `{id, key}`.",
+        "Keys with ids: the first seals, all open, and so does `key`. For rotation, with `migrate encrypt --rotate`.",
     )
     .process()
-    .secret()
-    .inactive(),
+    .secret(),
+    Key::new(
+        "encryption.keys[].id",
+        "required",
+        "Stored with what is sealed: 1 to 32 letters, digits, `-`, `_`, `.`.",
+    )
+    .process(),
+    Key::new(
+        "encryption.keys[].key",
+        "required",
+        "Base64 of 32 bytes.",
+    )
+    .process()
+    .secret(),
     Key::new(
         "encryption.required",
         "false",
@@ -124,8 +136,10 @@ impl DatabaseDriver {
 /// `encryption`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct EncryptionSettings {
-    /// Base64 of 32 bytes (checked); `None` stores provider keys as they are.
+    /// Base64 of 32 bytes (checked); without it and `keys` provider keys are stored as they are.
     pub key: Option<Secret>,
+    /// Keys with their ids (checked): the first seals, all open.
+    pub keys: Vec<(String, Secret)>,
     /// Whether the program refuses to start without a key (checked).
     pub required: bool,
 }
@@ -204,21 +218,52 @@ impl DatabaseSettings {
 
 impl EncryptionSettings {
     pub(super) fn read(section: &Section<'_>) -> Self {
-        let key = section.secret("key").filter(|key| match Sealer::with_key(key) {
-            Ok(_) => true,
-            Err(error) => {
-                section.refuse("key", &error.to_string());
-                false
+        let key = checked_key(section);
+        let mut keys: Vec<(String, Secret)> = Vec::new();
+        for item in section.items("keys") {
+            let Some(id) = item.text("id") else {
+                item.refuse("id", "is missing; it is stored with what the key seals");
+                continue;
+            };
+            let is_name = (1..=32).contains(&id.len())
+                && id
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+            if !is_name {
+                item.refuse("id", "must be 1 to 32 letters, digits, `-`, `_` or `.`");
+            } else if keys.iter().any(|(known, _)| *known == id) {
+                item.refuse("id", "occurs twice; ids tell keys apart");
             }
-        });
+            if !item.has("key") {
+                item.refuse("key", "is missing");
+            }
+            keys.extend(checked_key(&item).map(|key| (id, key)));
+        }
         let required = section.flag("required", false);
-        if required && !section.is_set("key") {
+        if required && !section.is_set("key") && keys.is_empty() {
             section.refuse(
                 "key",
                 "is required and not set; make one with `openssl rand -base64 32`",
             );
         }
-        Self { key, required }
+        Self { key, keys, required }
+    }
+
+    /// Whether provider keys are sealed.
+    pub fn has_key(&self) -> bool {
+        self.key.is_some() || !self.keys.is_empty()
+    }
+}
+
+/// `key` of a section, when it can seal.
+fn checked_key(section: &Section<'_>) -> Option<Secret> {
+    let key = section.secret("key")?;
+    match Sealer::with_key(&key) {
+        Ok(_) => Some(key),
+        Err(error) => {
+            section.refuse("key", &error.to_string());
+            None
+        }
     }
 }
 

@@ -10,6 +10,7 @@ pub mod health;
 pub mod migrate;
 pub mod postgres;
 pub mod projects;
+pub mod sealed_keys;
 pub mod sqlite;
 pub mod state_dir;
 pub mod tokens;
@@ -20,6 +21,7 @@ pub use error::StoreError;
 pub use grants::{GrantOutcome, Grants};
 pub use health::StoreHealth;
 pub use projects::ProjectStore;
+pub use sealed_keys::SealedKeys;
 pub use tokens::{StoredPrincipal, TokenFilter, TokenStore};
 pub use usage::{UsageDelta, UsageStore};
 

@@ -21,6 +21,8 @@ mod commands;
 #[cfg(test)]
 mod edge;
 #[cfg(test)]
+mod encryption;
+#[cfg(test)]
 mod fleet;
 #[cfg(test)]
 mod health_and_listeners;

@@ -386,7 +386,7 @@ fn warn(settings: &Settings, tree: &Node, warnings: &mut Vec<String>) {
             ));
         }
     }
-    if settings.encryption.key.is_none() {
+    if !settings.encryption.has_key() {
         warnings
             .push("provider keys of projects are stored unencrypted: no `encryption.key` is set".to_owned());
     }

@@ -9,6 +9,7 @@ mod health;
 mod projects;
 mod rows;
 mod schema;
+mod sealed_keys;
 mod tls;
 mod tokens;
 mod url;
@@ -28,7 +29,7 @@ use tokio::runtime::Handle;
 use self::database::Database;
 use self::grants::PostgresGrants;
 use super::migrate::Schema;
-use super::{Grants, Store, StoreClose, StoreError};
+use super::{Grants, SealedKeys, Store, StoreClose, StoreError};
 use crate::domain::{Clock, Secret};
 
 pub use self::database::{Connector, Messages};
@@ -84,6 +85,13 @@ pub fn schema(options: &PostgresOptions) -> Result<Arc<dyn Schema>, StoreError> 
     Ok(Arc::new(schema::PostgresSchema {
         database: connect(options)?,
         clock: Arc::clone(&options.clock),
+    }))
+}
+
+/// The provider keys at rest, while a server may run.
+pub fn sealed_keys(options: &PostgresOptions) -> Result<Arc<dyn SealedKeys>, StoreError> {
+    Ok(Arc::new(sealed_keys::PostgresSealedKeys {
+        database: connect(options)?,
     }))
 }
 

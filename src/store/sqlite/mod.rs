@@ -12,6 +12,7 @@ mod presence;
 mod projects;
 mod rows;
 mod schema;
+mod sealed_keys;
 mod threads;
 mod tokens;
 mod usage;
@@ -32,7 +33,7 @@ use self::presence::Presence;
 use self::threads::Threads;
 use super::migrate::Schema;
 use super::state_dir::{LockError, ProcessLock};
-use super::{Grants, Store, StoreClose, StoreError};
+use super::{Grants, SealedKeys, Store, StoreClose, StoreError};
 use crate::domain::Clock;
 
 pub use self::connection::SqliteLocation;
@@ -123,6 +124,11 @@ fn open_with_threads(options: &SqliteOptions) -> Result<(Store, Threads), StoreE
 /// The schema alone, for `migrate up` and `migrate status` while no server runs.
 pub fn schema(location: SqliteLocation, clock: Arc<dyn Clock>) -> Arc<dyn Schema> {
     Arc::new(schema::SqliteSchema { location, clock })
+}
+
+/// The provider keys at rest, while a server may run.
+pub fn sealed_keys(location: SqliteLocation) -> Arc<dyn SealedKeys> {
+    Arc::new(sealed_keys::SqliteSealedKeys { location })
 }
 
 struct Closing {
