@@ -1,6 +1,7 @@
 //! The composition root: the only place that names concrete back ends.
 
 mod build;
+pub mod doctor;
 mod encryption;
 pub mod notify;
 mod numbers;

@@ -106,6 +106,11 @@ impl Api {
         address.map_or_else(|| "http://127.0.0.1:8081".to_owned(), reachable)
     }
 
+    /// Where a listener is reached from this machine.
+    pub fn reachable(address: &ListenAddress) -> String {
+        reachable(address)
+    }
+
     /// With another patience.
     pub fn patient(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;

@@ -9,6 +9,7 @@ mod client_config;
 mod completion;
 mod completions;
 mod config;
+mod doctor;
 mod healthcheck;
 mod manage;
 mod manage_audit;
@@ -66,6 +67,8 @@ enum Command {
     Quickstart(quickstart::QuickstartArguments),
     /// Write a configuration, its keys, and a first project with a token.
     Setup(setup::SetupArguments),
+    /// Look at everything a server needs, and say what is wrong and what to do.
+    Doctor(doctor::DoctorArguments),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -155,6 +158,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         Command::Server(arguments) => server::run(&global, arguments),
         Command::Quickstart(arguments) => quickstart::run(&global, arguments),
+        Command::Doctor(arguments) => doctor::run(&global, &arguments),
         Command::Setup(arguments) => setup::run(&global, arguments),
         Command::Backup(arguments) => backup::backup(&global, &arguments),
         Command::Restore(arguments) => backup::restore(&global, &arguments),

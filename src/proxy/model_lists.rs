@@ -19,7 +19,7 @@ use crate::dialect::model_list::{ListedModel, MAX_LIST_BYTES, parse_list, render
 use crate::domain::{Denial, DenialCode, Dialect, Glob, Secret};
 use crate::upstream::Provider;
 use crate::upstream::resolve::AllowedModels;
-use crate::upstream::target::Reuse;
+use crate::upstream::target::{ConnectFailure, Reuse};
 
 /// How long a fetched list is taken as it is.
 const FRESH: Duration = Duration::from_mins(5);
@@ -198,9 +198,30 @@ impl ModelLists {
     }
 }
 
-/// Asks a provider for its list. `None`: it could not be had, whatever the reason.
-async fn fetch(provider: &Provider, project_key: Option<&Secret>) -> Option<Vec<ListedModel>> {
-    let connector = provider.connector.as_ref()?;
+/// Asks a provider for its list with the installation's key; answers the status. For diagnosis.
+///
+/// # Errors
+/// There is no connection, or no answer in HTTP.
+pub async fn probe(provider: &Provider) -> Result<u16, ConnectFailure> {
+    let connector = provider.connector.as_ref().ok_or(ConnectFailure::Network)?;
+    let mut head = list_request(provider, None).ok_or(ConnectFailure::Network)?;
+    let mut connected = connector
+        .connect(provider.timeouts.connect, Reuse::Avoided)
+        .await?;
+    super::forward::address(&mut head, &connected.session, provider);
+    let session = &mut connected.session;
+    let asked = async {
+        session.write_request_header(Box::new(head)).await?;
+        session.finish_request_body().await?;
+        session.read_response_header().await
+    };
+    asked.await.map_err(|_| ConnectFailure::Network)?;
+    let status = session.response_header().map(|head| head.status.as_u16());
+    status.ok_or(ConnectFailure::Network)
+}
+
+/// The request for a provider's list; without a key when there is none.
+fn list_request(provider: &Provider, project_key: Option<&Secret>) -> Option<RequestHeader> {
     let target = if provider.dialect == Dialect::Anthropic {
         "/v1/models?limit=1000"
     } else {
@@ -209,16 +230,24 @@ async fn fetch(provider: &Provider, project_key: Option<&Secret>) -> Option<Vec<
     let mut head =
         RequestHeader::build_no_case("GET", provider.address(target, None).as_bytes(), Some(8)).ok()?;
     let none = http::HeaderMap::new();
-    provider
-        .dress(project_key, &none, |name, value| {
-            // a field that cannot be inserted is one that cannot be sent: the provider will say so
-            let _ = head.insert_header(name.clone(), value);
-        })
-        .ok()?;
+    let dressed = provider.dress(project_key, &none, |name, value| {
+        // a field that cannot be inserted is one that cannot be sent: the provider will say so
+        let _ = head.insert_header(name.clone(), value);
+    });
+    if dressed.is_err() && provider.has_key() {
+        return None;
+    }
     head.insert_header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"))
         .ok()?;
     head.insert_header(header::ACCEPT, HeaderValue::from_static("application/json"))
         .ok()?;
+    Some(head)
+}
+
+/// Asks a provider for its list. `None`: it could not be had, whatever the reason.
+async fn fetch(provider: &Provider, project_key: Option<&Secret>) -> Option<Vec<ListedModel>> {
+    let connector = provider.connector.as_ref()?;
+    let mut head = list_request(provider, project_key)?;
     let mut connected = connector
         .connect(provider.timeouts.connect, Reuse::Allowed)
         .await

@@ -26,6 +26,10 @@ pub enum LockError {
     },
 }
 
+/// How often a lock that this very process held a moment ago is tried again, and after which pause.
+const OWN_LOCK_TRIES: u32 = 100;
+const OWN_LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
+
 /// A lock on a file that names its holder's pid. Ends with the process, or on drop.
 #[derive(Debug)]
 pub struct ProcessLock {
@@ -45,15 +49,25 @@ impl ProcessLock {
             .mode(0o600)
             .open(path)
             .map_err(refused)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(LockError::Held {
-                    path: path.to_owned(),
-                    pid: holder(&mut file),
-                });
+        let mut tries_left = OWN_LOCK_TRIES;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => {
+                    let pid = holder(&mut file);
+                    if pid != std::process::id().to_string() || tries_left == 0 {
+                        return Err(LockError::Held {
+                            path: path.to_owned(),
+                            pid,
+                        });
+                    }
+                    // WHY: a child holds every open file of ours between its fork and its exec, locks that were
+                    // given back meanwhile too.
+                    tries_left -= 1;
+                    std::thread::sleep(OWN_LOCK_PAUSE);
+                }
+                Err(TryLockError::Error(error)) => return Err(refused(error)),
             }
-            Err(TryLockError::Error(error)) => return Err(refused(error)),
         }
         // WHY: a full disk must not keep the program from starting; the pid is for people.
         let named = file
@@ -122,7 +136,9 @@ pub(super) fn in_words(error: &io::Error) -> String {
 
 fn holder(file: &mut File) -> String {
     let mut text = String::new();
-    let read = file.take(32).read_to_string(&mut text);
+    let read = file
+        .rewind()
+        .and_then(|()| file.take(32).read_to_string(&mut text));
     match (read, text.trim()) {
         (Ok(_), pid) if !pid.is_empty() => pid.to_owned(),
         _ => "unknown".to_owned(),
