@@ -285,6 +285,26 @@ fn nothing_unfinished_is_left() {
 }
 
 #[test]
+fn every_test_that_a_document_names_exists() {
+    let mut named = 0;
+    for document in ["docs/security.md", "ARCHITECTURE.md"] {
+        let text = std::fs::read_to_string(root().join(document)).expect(document);
+        for word in text.split('`').skip(1).step_by(2) {
+            let Some((file, test)) = word.split_once("::").filter(|(_, test)| !test.contains("::")) else {
+                continue;
+            };
+            let Ok(source) = std::fs::read_to_string(root().join(format!("tests/it/{file}.rs"))) else {
+                continue;
+            };
+            named += 1;
+            let found = test == "*" || source.contains(&format!("fn {test}("));
+            assert!(found, "{document} names `{word}`, which does not exist");
+        }
+    }
+    assert!(named > 60, "only {named} names were found");
+}
+
+#[test]
 fn both_stores_have_the_same_migrations() {
     let names = |folder: &str| -> BTreeSet<String> {
         let entries = std::fs::read_dir(root().join("migrations").join(folder))
