@@ -10,6 +10,7 @@ mod completion;
 mod completions;
 mod config;
 mod doctor;
+mod explain;
 mod healthcheck;
 mod manage;
 mod manage_audit;
@@ -69,6 +70,8 @@ enum Command {
     Setup(setup::SetupArguments),
     /// Look at everything a server needs, and say what is wrong and what to do.
     Doctor(doctor::DoctorArguments),
+    /// Say what a code of a refusal means, and what to do about it.
+    Explain(explain::ExplainArguments),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -159,6 +162,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Server(arguments) => server::run(&global, arguments),
         Command::Quickstart(arguments) => quickstart::run(&global, arguments),
         Command::Doctor(arguments) => doctor::run(&global, &arguments),
+        Command::Explain(arguments) => explain::run(&global, &arguments),
         Command::Setup(arguments) => setup::run(&global, arguments),
         Command::Backup(arguments) => backup::backup(&global, &arguments),
         Command::Restore(arguments) => backup::restore(&global, &arguments),

@@ -316,3 +316,13 @@ fn backup_of_postgres_comes_back() {
         .chat("gpt-a")
         .refused(401, "token_not_found");
 }
+
+#[test]
+fn codes_are_explained() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = |arguments: &[&str]| program(folder.path(), arguments).output().expect("the program");
+    assert!(good(run(&["explain", "token_expired"])).contains("manage token generate"));
+    assert!(good(run(&["explain"])).contains("circuit_open"));
+    assert_eq!(json_of(run(&["explain", "--json", "overloaded"]))["status"], 503);
+    assert_eq!(run(&["explain", "no_such_code"]).status.code(), Some(2));
+}
