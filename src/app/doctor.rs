@@ -140,7 +140,8 @@ fn configuration(loaded: &Loaded) -> Vec<Finding> {
         .watched_files
         .iter()
         .map(std::path::PathBuf::as_path)
-        .filter(|file| Some(*file) != loaded.path.as_deref())
+        // the YAML may be read by all: its secrets belong into files of their own
+        .filter(|file| !is_same(file, loaded.path.as_deref()))
         .collect();
     if loaded.settings.database.driver == DatabaseDriver::Sqlite {
         private.push(&loaded.settings.database.path);
@@ -158,6 +159,10 @@ fn configuration(loaded: &Loaded) -> Vec<Finding> {
         }
     }
     findings
+}
+
+fn is_same(one: &Path, other: Option<&Path>) -> bool {
+    other.is_some_and(|other| one == other || one.canonicalize().ok() == other.canonicalize().ok())
 }
 
 fn ports(settings: &Settings, own_pid: Option<u32>) -> Vec<Finding> {

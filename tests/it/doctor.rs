@@ -60,6 +60,10 @@ fn a_healthy_server_has_no_failures() {
     edge.save_config(json!({"server": {"listen": format!("127.0.0.1:{port}")}, "management": {"listen": format!("127.0.0.1:{sidecar}")}}));
     let (code, report) = examine(&edge, &["--token", &user.secret]);
     assert_eq!((code, &report["failures"]), (Some(0), &json!(0)), "{report:#}");
+    let modes = report["findings"]
+        .as_array()
+        .is_some_and(|list| list.iter().any(|one| one["check"] == "file modes"));
+    assert!(!modes, "the configuration itself may be read: {report:#}");
     let text = report.to_string();
     assert!(text.contains("is ready") && text.contains("it works"), "{text}");
     assert!(!text.contains(&user.secret), "{text}");
