@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use crate::domain::crypto::Sealer;
 use crate::domain::denial::LimitScope;
@@ -98,6 +99,7 @@ pub struct Authenticator {
     clock: Arc<dyn Clock>,
     settings: Arc<ArcSwap<AuthSettings>>,
     throttled: AtomicU64,
+    changed: watch::Sender<()>,
 }
 
 impl Authenticator {
@@ -114,7 +116,13 @@ impl Authenticator {
             clock,
             settings,
             throttled: AtomicU64::new(0),
+            changed: watch::Sender::new(()),
         }
+    }
+
+    /// Wakes whoever waits for the next change of a token or project.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// Whose credential this is. Does not suspend for a known token; else reads the store, once at a time
@@ -199,6 +207,7 @@ impl Authenticator {
 impl ChangeListener for Authenticator {
     fn changed(&self, change: Changed) {
         self.directory.changes.note(change);
+        self.changed.send_replace(());
     }
 }
 

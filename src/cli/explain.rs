@@ -89,6 +89,10 @@ fn explained(code: DenialCode) -> (&'static str, &'static str) {
             "The model is served in the other dialect only, or the body is encoded",
             "Call the path in the message, or send the body without `Content-Encoding`",
         ),
+        Code::UpgradeRequired => (
+            "The path is a WebSocket, and the request was no handshake of one",
+            "Open it with a WebSocket client over HTTP/1.1; a proxy in front must pass `Connection` and `Upgrade`",
+        ),
         Code::InvalidToken => (
             "No credential was sent, two different ones were, or it cannot be a token",
             "Send one token as `Authorization: Bearer`, `x-api-key` or `api-key`",

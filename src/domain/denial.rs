@@ -62,6 +62,7 @@ denial_codes! {
     HeaderTimeout = "header_timeout", 408, "timeout_error", "timeout_error";
     BodyTimeout = "body_timeout", 408, "timeout_error", "timeout_error";
     RequestTooLarge = "request_too_large", 413, "invalid_request_error", "request_too_large";
+    UpgradeRequired = "upgrade_required", 426, "invalid_request_error", "invalid_request_error";
     RateLimitExceeded = "rate_limit_exceeded", 429, "rate_limit_error", "rate_limit_error";
     TokenQuotaExceeded = "token_quota_exceeded", 429, "insufficient_quota", "rate_limit_error";
     HeaderTooLarge = "header_too_large", 431, "invalid_request_error", "request_too_large";

@@ -17,6 +17,8 @@ pub(super) enum BodyFraming {
     Chunked(ChunkState),
     /// A chunked body that is not well formed: its end cannot be known, every byte is handed on.
     Broken,
+    /// None: the connection was upgraded (RFC 9110 §7.8), what comes is another protocol's.
+    Upgraded,
 }
 
 /// The place inside a chunked body.
@@ -68,7 +70,7 @@ impl BodyFraming {
     pub(super) fn advance(&mut self, bytes: &[u8]) -> usize {
         match self {
             Self::Finished => 0,
-            Self::Broken => bytes.len(),
+            Self::Broken | Self::Upgraded => bytes.len(),
             Self::Length(left) => {
                 let taken = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *self = Self::length(*left - taken as u64);

@@ -55,6 +55,8 @@ pub(super) struct ClientStream {
     unsent: BytesMut,
     /// What of the current request is still to come.
     body: BodyFraming,
+    /// The next bytes to be sent begin an answer's head, which may turn the connection into another protocol's.
+    head_is_due: bool,
     digest: Arc<SocketDigest>,
     /// Our side has ended, the client's is swallowed.
     linger: Option<Linger>,
@@ -99,6 +101,7 @@ impl ClientStream {
             unread: BytesMut::new(),
             unsent: BytesMut::new(),
             body: BodyFraming::Finished,
+            head_is_due: false,
             digest: Arc::new(digest),
             linger: None,
         }
@@ -128,6 +131,7 @@ impl ClientStream {
     pub(super) fn begin_request(&mut self, head_bytes: usize, mut body: BodyFraming) -> BytesMut {
         let body_bytes = body.advance(&self.unread[head_bytes..]);
         self.body = body;
+        self.head_is_due = true;
         let bytes = head_bytes + body_bytes;
         if bytes == self.unread.len() {
             std::mem::take(&mut self.unread)
@@ -197,6 +201,15 @@ impl ClientStream {
         }
         // full: nothing more is read until the next request begins, so nobody need wake this read
         Poll::Pending
+    }
+
+    /// Looks at the beginning of an answer: with a 101 everything that follows belongs to the new protocol.
+    fn note_head(&mut self, beginning: &[u8]) {
+        let status = beginning.get(9..12);
+        self.head_is_due = matches!(status, Some([b'1', ..])) && status != Some(b"101");
+        if status == Some(b"101") {
+            self.body = BodyFraming::Upgraded;
+        }
     }
 
     /// Sends the unsent bytes until none is left.
@@ -279,6 +292,11 @@ impl AsyncWrite for ClientStream {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let given: usize = slices.iter().map(|slice| slice.len()).sum();
+        if this.head_is_due
+            && let Some(first) = slices.iter().find(|slice| !slice.is_empty())
+        {
+            this.note_head(first);
+        }
         if this.unsent.len() + given > WRITE_BYTES {
             return this.poll_send_with(context, slices);
         }

@@ -11,15 +11,15 @@ pub use cors::CorsRules;
 pub use snapshot::{STATE_PARAMETERS, Snapshot};
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch::{Receiver, Sender};
 
 /// The current snapshot. Who takes one keeps it for as long as he likes; a swap changes nothing for him.
 #[derive(Debug)]
 pub struct Live<S> {
     current: ArcSwap<S>,
-    generation: AtomicU64,
+    generation: Sender<u64>,
 }
 
 impl<S> Live<S> {
@@ -27,7 +27,7 @@ impl<S> Live<S> {
     pub fn new(snapshot: S) -> Self {
         Self {
             current: ArcSwap::from_pointee(snapshot),
-            generation: AtomicU64::new(1),
+            generation: Sender::new(1),
         }
     }
 
@@ -38,13 +38,23 @@ impl<S> Live<S> {
 
     /// How many snapshots there were, this one included.
     pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+        *self.generation.borrow()
     }
 
     /// Puts `snapshot` in place for everybody who asks from now on, and answers its generation.
     pub fn swap(&self, snapshot: Arc<S>) -> u64 {
         self.current.store(snapshot);
-        self.generation.fetch_add(1, Ordering::AcqRel) + 1
+        let mut generation = 0;
+        self.generation.send_modify(|current| {
+            *current += 1;
+            generation = *current;
+        });
+        generation
+    }
+
+    /// Wakes whoever waits for the next swap.
+    pub fn swaps(&self) -> Receiver<u64> {
+        self.generation.subscribe()
     }
 }
 

@@ -16,13 +16,13 @@ use super::EdgeProxy;
 use super::body::{ReadBounds, RequestBody, Understood, Unreadable, read_held, send_continue, too_large};
 use super::ctx::RequestCtx;
 use super::forward::head::content_length;
-use super::path::RequestPath;
+use super::path::{CALL_PARAMETER, RequestPath};
 use crate::auth::{Principal, credential_hash};
-use crate::dialect::paths::{self, Called, Family};
+use crate::dialect::paths::{self, Called};
+use crate::dialect::websocket::asks_for_websocket;
 use crate::domain::{Denial, DenialCode, Dialect, PathClass};
 use crate::live::STATE_PARAMETERS;
 use crate::upstream::resolve::AllowedModels;
-use crate::upstream::rules::endpoint_not_found;
 use crate::upstream::{Asked, RequestFacts, Route};
 
 /// What admission decided.
@@ -103,13 +103,17 @@ impl EdgeProxy {
         ctx.path = Some(Self::admit_path(session, ctx, called)?);
         self.limiter.admit_address(ctx.arrival.client).await?;
         let caller = self.admit_caller(session, ctx).await?;
-        let Some(request_path) = ctx.path.clone() else {
+        let Some(mut request_path) = ctx.path.clone() else {
             return Ok(Admitted::Answered);
         };
         caller.check_ip(ctx.arrival.client)?;
         caller.check_endpoint(&request_path.path)?;
         let facts = request_facts(session, &request_path);
         ctx.snapshot.catalogue.admit_origin(request_path.client, &facts)?;
+        if request_path.class == PathClass::Realtime {
+            admit_handshake(session, &mut request_path)?;
+            ctx.path = Some(request_path.clone());
+        }
         if request_path.class == PathClass::Models {
             ctx.caller = Some(caller);
             Box::pin(self.answer_models(session, ctx, &request_path))
@@ -165,15 +169,12 @@ impl EdgeProxy {
         };
         let request_path = RequestPath {
             class: known.class(),
-            deployment: called.deployment.map(Into::into),
+            model: called.deployment.map(Into::into),
             path: normal.decoded().to_owned(),
             target,
             facts: known,
             client: ctx.arrival.dialect,
         };
-        if known.family == Family::Realtime {
-            return Err(endpoint_not_found(&request_path.path));
-        }
         let facts = request_facts(session, &request_path);
         ctx.snapshot.catalogue.admit_path(request_path.client, &facts)?;
         Ok(request_path)
@@ -283,12 +284,12 @@ impl EdgeProxy {
             RequestBody::Held(held) => held.model(),
             RequestBody::Unread | RequestBody::Streamed => None,
         };
-        let model = path.deployment.as_deref().or(named);
+        let model = path.model.as_deref().or(named);
         let allowed = AllowedModels {
             token: &caller.token_allowed_models,
             project: &caller.project_allowed_models,
         };
-        if path.class == PathClass::Inference {
+        if matches!(path.class, PathClass::Inference | PathClass::Realtime) {
             catalogue.check_allowed_models(model, allowed)?;
         }
         let asked = Asked {
@@ -303,6 +304,10 @@ impl EdgeProxy {
             provider
                 .rules
                 .check_head(&facts, caller.provider_keys.contains_key(&*provider.name))?;
+            if path.class == PathClass::Realtime && path.names_call() {
+                let has_own_key = caller.provider_keys.contains_key(&*provider.name);
+                provider.rules.check_shared_state(CALL_PARAMETER, has_own_key)?;
+            }
             let RequestBody::Held(held) = &ctx.body else {
                 return Ok(());
             };
@@ -367,6 +372,23 @@ fn parameter<'b>(
     facts
         .parameter(name)
         .map(|value| Cow::Borrowed(value.as_text().unwrap_or("[object]")))
+}
+
+/// A realtime request must ask for a WebSocket, without a body, and name its model so that there is one reading.
+fn admit_handshake(session: &mut Session, path: &mut RequestPath) -> Result<(), Denial> {
+    let head = session.req_header();
+    if let Err(missing) = asks_for_websocket(&head.method, head.version, &head.headers) {
+        let message = format!("`{}` is a WebSocket: {missing}", path.path);
+        return Err(Denial::new(DenialCode::UpgradeRequired, message));
+    }
+    path.read_query()?;
+    if session.downstream_session.is_body_done() {
+        return Ok(());
+    }
+    Err(Denial::new(
+        DenialCode::MalformedRequest,
+        "a WebSocket handshake has no body",
+    ))
 }
 
 fn request_facts<'a>(session: &'a Session, path: &'a RequestPath) -> RequestFacts<'a> {

@@ -69,6 +69,13 @@ impl RequestCtx {
             .is_some_and(|path| path.class == PathClass::Inference)
     }
 
+    /// Whether the request is the handshake of a WebSocket session.
+    pub fn is_realtime(&self) -> bool {
+        self.path
+            .as_ref()
+            .is_some_and(|path| path.class == PathClass::Realtime)
+    }
+
     /// How a stream of this path is written.
     pub fn stream_kind(&self) -> Option<StreamKind> {
         self.path.as_ref().map(|path| path.facts.stream)
@@ -76,10 +83,12 @@ impl RequestCtx {
 
     /// The model asked for.
     pub fn asked_model(&self) -> Option<String> {
-        match &self.body {
-            RequestBody::Held(held) => held.model().map(str::to_owned),
+        let in_path = self.path.as_ref().and_then(|path| path.model.as_deref());
+        let in_body = match &self.body {
+            RequestBody::Held(held) => held.model(),
             RequestBody::Unread | RequestBody::Streamed => None,
-        }
+        };
+        in_path.or(in_body).map(str::to_owned)
     }
 
     /// The model as a bounded label: its public name if the operator configured it, else `other`.

@@ -46,6 +46,7 @@ pub mod places;
 mod record;
 mod reject;
 mod reserve;
+mod session_watch;
 
 /// Whether requests that arrive now are still served.
 pub trait DrainView: Send + Sync + 'static {

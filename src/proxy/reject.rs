@@ -10,7 +10,7 @@ use super::ctx::RequestCtx;
 use super::decorate::decorate;
 use super::outcome::{Ending, Origin};
 use crate::dialect::error::render_denial;
-use crate::domain::Denial;
+use crate::domain::{Denial, DenialCode};
 
 impl EdgeProxy {
     /// Answers a refusal. The connection stays usable when the request's body was read or is empty.
@@ -42,6 +42,11 @@ impl EdgeProxy {
             && let Ok(value) = HeaderValue::from_str(allow)
         {
             head.insert_header(header::ALLOW, value)?;
+        }
+        if denial.code == DenialCode::UpgradeRequired {
+            // RFC 9110 §15.5.22, RFC 6455 §4.4
+            head.insert_header(header::UPGRADE, HeaderValue::from_static("websocket"))?;
+            head.insert_header(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"))?;
         }
         ctx.cache.outcome = None;
         self.answer(session, ctx, head, body).await

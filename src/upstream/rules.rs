@@ -205,8 +205,8 @@ impl Rules {
 fn served_by_default(provider: Dialect, class: PathClass, api: Dialect) -> bool {
     match class {
         PathClass::Models | PathClass::Stateful => true,
-        PathClass::Realtime | PathClass::Unknown => false,
-        PathClass::Inference => provider.serves(api),
+        PathClass::Unknown => false,
+        PathClass::Inference | PathClass::Realtime => provider.serves(api),
     }
 }
 
@@ -294,7 +294,9 @@ mod tests {
         assert!(!serves(Dialect::OpenAi, "/v1/messages/count_tokens"));
         assert!(!serves(Dialect::Azure, "/v1/messages"));
         assert!(serves(Dialect::Demo, "/v1/messages"));
-        assert!(!serves(Dialect::OpenAi, "/v1/realtime"));
+        assert!(serves(Dialect::OpenAi, "/v1/realtime"));
+        assert!(!serves(Dialect::OpenAi, "/v1/realtime/client_secrets"));
+        assert!(!serves(Dialect::Anthropic, "/v1/realtime"));
     }
 
     #[test]

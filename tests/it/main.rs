@@ -42,6 +42,7 @@ mod pass_through;
 mod provider;
 #[cfg(test)]
 mod quota;
+mod realtime;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]

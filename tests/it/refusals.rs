@@ -490,14 +490,6 @@ fn too_many_requests_at_once_are_overload_and_management_goes_on() {
 }
 
 #[test]
-fn features_of_later_versions_are_unknown_paths() {
-    let (_provider, edge) = edge_with(json!({}));
-    let user = edge.token(json!({}));
-    user.get("/v1/realtime?model=gpt-a")
-        .refused(404, "endpoint_not_found");
-}
-
-#[test]
 fn stored_response_of_a_shared_account_is_not_read_through_the_body() {
     let provider = Provider::start();
     let edge = TestEdge::start(&provider);

@@ -45,7 +45,7 @@ pub enum Family {
     ModelById,
     /// Touches what a provider keeps: needs the project's own key.
     Stateful,
-    /// `/v1/realtime`: later; 404 `endpoint_not_found`.
+    /// `/v1/realtime`: a WebSocket session.
     Realtime,
     /// Not in the table: 404 `endpoint_not_found`, unless a provider's `allowed_endpoints` names it.
     Unknown,
@@ -138,7 +138,7 @@ pub fn classify(path: &NormalPath<'_>) -> PathFacts {
         [Some("images"), Some(_), _] => inference(Inference::Images, StreamKind::Other),
         [Some("models"), None, _] => of(Family::ModelList),
         [Some("models"), Some(_), _] => of(Family::ModelById),
-        [Some("realtime"), _, _] => of(Family::Realtime),
+        [Some("realtime"), None, _] => of(Family::Realtime),
         [Some(root), _, _] if STATEFUL_ROOTS.contains(&root) => stateful(),
         _ => unknown(),
     }
@@ -235,7 +235,7 @@ mod tests {
             ("/v1/evals", Stateful),
             ("/v1/organization/usage", Stateful),
             ("/v1/realtime", Realtime),
-            ("/v1/realtime/sessions", Realtime),
+            ("/v1/realtime/sessions", Unknown),
             ("/v1/nonsense", Unknown),
             ("/v1/chat", Unknown),
             ("/v1/chatX/completions", Unknown),

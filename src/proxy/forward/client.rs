@@ -1,9 +1,14 @@
 //! The client's side of an exchange: writes to it, and notices at once when it leaves.
 
+use std::io::Cursor;
+
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::{Error, ErrorType};
 use pingora_http::ResponseHeader;
+
+use super::tunnel::Taken;
 
 /// The client went away or stopped reading; nothing more can be told to it.
 #[derive(Debug)]
@@ -88,6 +93,34 @@ impl<'a> Client<'a> {
             .write_response_body(bytes, end)
             .await
             .map_err(|error| ClientGone(error.into_down()))
+    }
+
+    /// Answers the 101 and takes the connection out from under its session, for another protocol. What stays behind
+    /// is a session that knows the same heads, so that the request can be recorded.
+    pub(crate) async fn upgrade(&mut self, head: ResponseHeader) -> Result<Taken, ClientGone> {
+        let gone = |error: Box<Error>| ClientGone(error.into_down());
+        let request = match &*self.session {
+            ServerSession::H1(session) => session.get_headers_raw_bytes(),
+            _ => return Err(gone(Error::new(ErrorType::InvalidHTTPHeader))),
+        };
+        self.write_head(head.clone()).await?;
+        let received = match self.session.read_request_body().now_or_never() {
+            Some(Ok(Some(received))) => received,
+            _ => Bytes::new(),
+        };
+        let mut remembered = ServerSession::new_http1(Box::new(Cursor::new(request.to_vec())));
+        remembered.read_request().await.map_err(gone)?;
+        remembered
+            .write_response_header(Box::new(head))
+            .await
+            .map_err(gone)?;
+        match std::mem::replace(&mut *self.session, remembered) {
+            ServerSession::H1(session) => Ok(Taken {
+                received,
+                stream: session.into_inner(),
+            }),
+            _ => Err(gone(Error::new(ErrorType::InvalidHTTPHeader))),
+        }
     }
 
     /// The head of the request.

@@ -14,6 +14,7 @@ use super::head::{DownRules, UpRules, copy_request_fields};
 use super::sending::{AttemptBody, SendFailure, SendTimeouts, Upload, send};
 use crate::dialect::error::{UpstreamErrorKind, classify_upstream_error};
 use crate::dialect::splice::splice;
+use crate::dialect::websocket::{ask, protocols_up};
 use crate::domain::{Denial, DenialCode};
 use crate::proxy::EdgeProxy;
 use crate::proxy::body::{RequestBody, Understood, too_large};
@@ -81,9 +82,14 @@ impl EdgeProxy {
             return Exchanged::Delivered(self.deliver_demo(ctx, client, permit).await);
         };
         let before = self.clock.monotonic();
+        let from = if ctx.is_realtime() {
+            Reuse::Upgradable
+        } else {
+            exchange.from
+        };
         let connecting = tokio::select! {
             biased;
-            connected = connector.connect(provider.timeouts.connect, exchange.from) => connected,
+            connected = connector.connect(provider.timeouts.connect, from) => connected,
             gone = client.gone() => return Exchanged::Delivered(Self::client_left(ctx, gone)),
             () = tokio::time::sleep_until(exchange.overall) => return Exchanged::refused(overall_timeout(&provider.name)),
         };
@@ -230,6 +236,17 @@ impl EdgeProxy {
             idle_timeout: server.stream_idle_timeout,
             whole_by: provider.timeouts.request.map(|limit| Instant::now() + limit),
         };
+        if status == 101 {
+            let tunnel = self.tunnel(
+                ctx,
+                client,
+                connected.session,
+                &head,
+                delivery.rules,
+                exchange.target,
+            );
+            return Exchanged::Delivered(Box::pin(tunnel).await);
+        }
         if let Some(body) = read_ahead {
             return Exchanged::Delivered(
                 self.deliver_error(ctx, client, fill, &head, body, delivery.rules)
@@ -270,7 +287,10 @@ impl EdgeProxy {
             }
             None => None,
         };
-        let target = ctx.path.as_ref().map_or("/", |path| path.target.as_str());
+        let target = match &ctx.path {
+            Some(path) => path.target_for(to.model.as_deref()),
+            None => "/".into(),
+        };
         let broken = |error: Box<pingora_core::Error>| {
             Denial::new(
                 DenialCode::MalformedRequest,
@@ -279,7 +299,7 @@ impl EdgeProxy {
         };
         let mut head = RequestHeader::build_no_case(
             request.method.as_str(),
-            provider.address(target, to.model.as_deref()).as_bytes(),
+            provider.address(&target, to.model.as_deref()).as_bytes(),
             Some(request.headers.len() + 8),
         )
         .map_err(broken)?;
@@ -300,6 +320,9 @@ impl EdgeProxy {
             .map_err(broken)?;
         head.insert_header("x-proxy", HeaderValue::from_static("llm-proxy"))
             .map_err(broken)?;
+        if ctx.is_realtime() {
+            ask_for_websocket(&mut head, project_key.is_some()).map_err(broken)?;
+        }
         if matches!(ctx.body, RequestBody::Streamed) {
             let framed = match request.headers.get(header::CONTENT_LENGTH) {
                 Some(length) => head.insert_header(header::CONTENT_LENGTH, length.clone()),
@@ -309,6 +332,22 @@ impl EdgeProxy {
         }
         Ok((head, owner))
     }
+}
+
+/// The handshake's own fields: those that are hop-by-hop, and subprotocols without what is not the provider's business.
+fn ask_for_websocket(head: &mut RequestHeader, own_key: bool) -> pingora_core::Result<()> {
+    let protocols = protocols_up(&head.headers, own_key);
+    head.remove_header(&header::SEC_WEBSOCKET_PROTOCOL);
+    if let Some(protocols) = protocols {
+        head.insert_header(header::SEC_WEBSOCKET_PROTOCOL, protocols)?;
+    }
+    let mut fields = Ok(());
+    ask(|name, value| {
+        if fields.is_ok() {
+            fields = head.insert_header(name, value);
+        }
+    });
+    fields
 }
 
 struct Answer<'a> {

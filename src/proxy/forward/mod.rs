@@ -30,6 +30,7 @@ pub(super) use exchange::address;
 pub(crate) mod head;
 mod relay;
 mod sending;
+mod tunnel;
 
 /// How long a refusal waits for its grant to be back.
 const GRANT_RETURN: std::time::Duration = std::time::Duration::from_secs(2);

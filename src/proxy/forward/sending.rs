@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use pingora_core::ErrorType;
 use pingora_core::protocols::http::client::HttpSession;
+use pingora_core::protocols::http::v1::client::HttpSession as HttpSession1;
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::Instant;
 
@@ -205,9 +206,10 @@ fn answered_early(upstream: &mut HttpSession) -> bool {
 }
 
 fn final_head(upstream: &HttpSession) -> Option<ResponseHeader> {
+    let was_upgraded = upstream.as_http1().is_some_and(HttpSession1::was_upgraded);
     upstream
         .response_header()
-        .filter(|head| !head.status.is_informational())
+        .filter(|head| !head.status.is_informational() || was_upgraded)
         .cloned()
 }
 

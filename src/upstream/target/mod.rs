@@ -119,6 +119,8 @@ pub enum Reuse {
     Allowed,
     /// A new one: an idle one has just proved dead.
     Avoided,
+    /// A new one over HTTP/1.1, which alone can become a WebSocket.
+    Upgradable,
 }
 
 /// An open connection (HTTP/1) or stream (HTTP/2). Dropping it closes or resets it; give it back with
@@ -499,6 +501,17 @@ fn arrange(
 
 async fn open(connector: &Connector, peer: &Arc<HttpPeer>, reuse: Reuse) -> Result<Connected, Box<Error>> {
     let pooled = Arc::clone(peer);
+    if reuse == Reuse::Upgradable {
+        let mut apart = HttpPeer::clone(peer);
+        apart.group_key = 2;
+        apart.options.alpn = ALPN::H1;
+        let (session, reused) = connector.get_http_session(&apart).await?;
+        return Ok(Connected {
+            session,
+            reused,
+            peer: Arc::new(apart),
+        });
+    }
     if reuse == Reuse::Avoided {
         // another group is another key in the pool
         let mut apart = HttpPeer::clone(peer);
