@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::error::ApiError;
 use super::nearest::nearest;
+use super::strict_json::Strict;
 use crate::domain::Timestamp;
 use crate::domain::patch::Change;
 
@@ -27,7 +28,7 @@ impl JsonFields {
         if body.iter().all(u8::is_ascii_whitespace) {
             return Err(invalid("the body is empty; send a JSON object".to_owned()));
         }
-        let value: Value = serde_json::from_slice(body).map_err(|error| invalid(error.to_string()))?;
+        let Strict(value) = serde_json::from_slice(body).map_err(|error| invalid(error.to_string()))?;
         let Value::Object(fields) = value else {
             return Err(invalid(format!(
                 "the body is {}; send a JSON object",

@@ -17,6 +17,7 @@ pub mod json_fields;
 pub mod metrics;
 pub mod model_list;
 pub mod nearest;
+pub mod openapi;
 pub mod own_paths;
 pub mod paging;
 pub mod ports;
@@ -29,6 +30,7 @@ pub mod router;
 pub mod serve;
 pub mod services;
 pub mod settings;
+pub mod strict_json;
 pub mod tokens;
 
 #[cfg(test)]

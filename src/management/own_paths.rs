@@ -116,7 +116,7 @@ impl OwnPaths {
     /// [`OwnPaths::health_answer`]).
     pub fn owns(&self, path: &str) -> bool {
         is_management(path)
-            || path == "/openapi.json"
+            || path == super::openapi::PATH
             || metrics::format_of(&self.settings.load(), path).is_some()
     }
 
@@ -153,7 +153,9 @@ impl OwnPaths {
         let area = match metrics_format {
             Some(_) if head.via == Listener::Sidecar && is_loopback(settings.sidecar) => None,
             Some(_) => Some(Area::Metrics),
-            None if is_management(path) => Some(Area::of_management_path(path)),
+            None if is_management(path) || path == super::openapi::PATH => {
+                Some(Area::of_management_path(path))
+            }
             None => return answered(refusal(&ApiError::UnknownPath)),
         };
         let bearer = match area {

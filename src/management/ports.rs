@@ -1,6 +1,7 @@
 //! What the control plane asks of the rest of the program; `app` hands in who answers.
 
 use async_trait::async_trait;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -37,11 +38,12 @@ pub trait ProviderView: Send + Sync + 'static {
 }
 
 /// One provider as `GET /manage/providers` shows it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct ProviderEntry {
     /// Its configured name.
     pub name: String,
     /// The wire format it speaks.
+    #[schemars(with = "String")]
     pub dialect: Dialect,
     /// Its address, without user information.
     pub base_url: String,
@@ -58,7 +60,7 @@ pub struct ProviderEntry {
 }
 
 /// Whether a provider has a key of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 pub enum KeyState {
     /// In the configuration.
     #[serde(rename = "configured")]
@@ -72,7 +74,7 @@ pub enum KeyState {
 }
 
 /// How a provider is, as its breakers see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ProviderHealth {
     /// All its targets are tried.
@@ -84,12 +86,13 @@ pub enum ProviderHealth {
 }
 
 /// One target that is left alone for a while.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Cooldown {
     /// The provider's name of the model; absent when the whole provider cools down.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// Until when.
+    #[schemars(with = "super::openapi::shapes::Time")]
     pub until: Timestamp,
     /// Why, in a word or two.
     pub reason: String,
@@ -102,7 +105,7 @@ pub trait ModelView: Send + Sync + 'static {
 }
 
 /// One public model as `GET /manage/models` shows it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct ModelEntry {
     /// The public name.
     pub name: String,
@@ -113,7 +116,7 @@ pub struct ModelEntry {
 }
 
 /// One target of a public model.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct ModelTarget {
     /// The provider's configured name.
     pub provider: String,
@@ -164,7 +167,7 @@ pub enum PurgeOutcome {
 }
 
 /// Counters and gauges of the cache.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
 pub struct CacheStats {
     /// Whether it is on.
     pub enabled: bool,

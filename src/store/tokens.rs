@@ -27,7 +27,7 @@ pub struct TokenFilter {
 }
 
 /// What a bulk revocation did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct RevokeCounts {
     /// Revoked now.
     pub revoked_count: u64,

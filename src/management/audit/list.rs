@@ -2,6 +2,7 @@
 
 use axum::extract::State;
 use http::Uri;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::super::answer::Answer;
@@ -16,14 +17,17 @@ use crate::store::{AuditFilter, Page};
 
 const DEFAULT_PAGE_SIZE: u32 = 20;
 
-#[derive(Serialize)]
-struct Listed<'a> {
+/// A page of events.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "AuditEvents")]
+pub struct Listed<'a> {
     events: Vec<AuditView<'a>>,
     pagination: Pagination,
 }
 
-#[derive(Serialize)]
-struct Pagination {
+/// Where the page stands.
+#[derive(Serialize, JsonSchema)]
+pub struct Pagination {
     page: u32,
     page_size: u32,
     total_count: u64,

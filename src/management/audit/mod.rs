@@ -5,5 +5,6 @@ mod list;
 mod show;
 mod view;
 
-pub use list::list;
+pub use list::{Listed, list};
 pub use show::{missing_id, show};
+pub use view::AuditView;

@@ -1,26 +1,34 @@
 //! An audit event as the API shows it.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::super::openapi::shapes::{Id, Outcome, Time};
 use crate::domain::audit::{AuditEvent, AuditOutcome};
 use crate::domain::ids::AuditId;
 use crate::domain::{ProjectId, Timestamp, TokenId};
 
 /// The shape of `GET /manage/audit/{id}` and of each event in the list.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "AuditEvent")]
 pub struct AuditView<'a> {
+    #[schemars(with = "String")]
     id: AuditId,
+    #[schemars(with = "Time")]
     timestamp: Timestamp,
     action: &'a str,
     actor: &'a str,
+    #[schemars(with = "Outcome")]
     outcome: AuditOutcome,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Id>")]
     project_id: Option<ProjectId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     correlation_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     client_ip: Option<std::net::IpAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     method: Option<&'a str>,
@@ -31,6 +39,7 @@ pub struct AuditView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Id>")]
     token_id: Option<TokenId>,
     /// A JSON object as text, as clients of the old program expect it.
     #[serde(skip_serializing_if = "Option::is_none")]

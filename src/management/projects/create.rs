@@ -15,7 +15,8 @@ use crate::domain::patch::{Change, ProjectPatch};
 use crate::domain::{Limits, Project, ProjectId};
 use crate::fleet::Changed;
 
-const FIELDS: &[&str] = &[
+/// The fields that are read.
+pub const FIELDS: &[&str] = &[
     "name",
     "api_key",
     "providers",

@@ -9,12 +9,17 @@ mod show;
 mod update;
 mod view;
 
+#[cfg(test)]
+pub use create::FIELDS as CREATE_FIELDS;
 pub use create::create;
 pub use list::list;
 pub use refuse::{invalid_id, refuse_other_method};
 pub use revoke_tokens::revoke_tokens;
 pub use show::show;
+#[cfg(test)]
+pub use update::FIELDS as UPDATE_FIELDS;
 pub use update::update;
+pub use view::ProjectView;
 
 use super::error::ApiError;
 use crate::domain::ProjectId;

@@ -14,7 +14,8 @@ use crate::domain::Project;
 use crate::domain::patch::{Change, ProjectPatch};
 use crate::fleet::Changed;
 
-const FIELDS: &[&str] = &[
+/// The fields that are read.
+pub const FIELDS: &[&str] = &[
     "name",
     "api_key",
     "is_active",

@@ -2,27 +2,37 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::super::openapi::shapes::{self, Id, Notes, Time};
 use crate::domain::{Glob, Limits, Project, ProjectId, Timestamp};
 
 /// The shape of every answer with a project in it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Project")]
 pub struct ProjectView {
+    #[schemars(with = "Id")]
     id: ProjectId,
     name: String,
     /// The key for the default provider, obfuscated; empty when the project has none of its own.
     api_key: String,
     is_active: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Time>")]
     deactivated_at: Option<Timestamp>,
+    #[schemars(with = "Time")]
     created_at: Timestamp,
+    #[schemars(with = "Time")]
     updated_at: Timestamp,
     /// All keys of its own by provider, obfuscated.
     providers: BTreeMap<String, String>,
+    #[schemars(with = "Vec<String>")]
     allowed_models: Vec<Glob>,
+    #[schemars(with = "shapes::Limits")]
     limits: Limits,
+    #[schemars(with = "Notes")]
     metadata: Map<String, Value>,
 }
 

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use axum::extract::State;
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::super::answer::Answer;
 use super::super::error::ApiError;
 use super::super::json_fields::{JsonFields, integer, text, time};
+use super::super::openapi::shapes::{Id, Time};
 use super::super::restrictions::{metadata, name};
 use super::super::services::{Services, Shared};
 use crate::domain::crypto::random_bytes;
@@ -17,7 +19,8 @@ use crate::domain::token::NewSecret;
 use crate::domain::{Limits, Project, ProjectId, Timestamp, Token, TokenId};
 use crate::fleet::Changed;
 
-const FIELDS: &[&str] = &[
+/// The fields that are read.
+pub const FIELDS: &[&str] = &[
     "project_id",
     "duration_minutes",
     "expires_at",
@@ -33,11 +36,15 @@ const FIELDS: &[&str] = &[
 const SHORTEST_LIFE: Duration = Duration::from_secs(1);
 const LONGEST_LIFE: Duration = Duration::from_hours(365 * 24);
 
-#[derive(Serialize)]
-struct Created<'a> {
+/// What is answered.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "CreatedToken")]
+pub struct Created<'a> {
+    #[schemars(with = "Id")]
     id: TokenId,
     /// Shown this once.
     token: &'a str,
+    #[schemars(with = "Time")]
     expires_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_requests: Option<std::num::NonZeroU64>,

@@ -8,12 +8,17 @@ mod show;
 mod update;
 mod view;
 
-pub use create::create;
+#[cfg(test)]
+pub use create::FIELDS as CREATE_FIELDS;
+pub use create::{Created, create};
 pub use list::list;
 pub use revoke::revoke;
-pub use rotate::rotate;
+pub use rotate::{Rotated, rotate};
 pub use show::{missing_id, show};
+#[cfg(test)]
+pub use update::FIELDS as UPDATE_FIELDS;
 pub use update::update;
+pub use view::TokenView;
 
 use super::error::ApiError;
 use super::json_fields::JsonFields;

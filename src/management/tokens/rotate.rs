@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use axum::extract::{Path, State};
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::super::answer::Answer;
 use super::super::error::ApiError;
 use super::super::json_fields::{JsonFields, integer};
+use super::super::openapi::shapes::{Id, Time};
 use super::super::services::Shared;
 use crate::domain::crypto::random_bytes;
 use crate::domain::token::NewSecret;
@@ -17,12 +19,17 @@ use crate::fleet::Changed;
 
 const LONGEST_OVERLAP_MINUTES: u64 = 10_080;
 
-#[derive(Serialize)]
-struct Rotated<'a> {
+/// What is answered.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "RotatedToken")]
+pub struct Rotated<'a> {
+    #[schemars(with = "Id")]
     id: TokenId,
     /// Shown this once.
     token: &'a str,
+    #[schemars(with = "Time")]
     expires_at: Timestamp,
+    #[schemars(with = "Time")]
     old_valid_until: Timestamp,
 }
 

@@ -13,7 +13,8 @@ use crate::domain::patch::{Change, PatchRefused, TokenPatch};
 use crate::domain::{Timestamp, Token};
 use crate::fleet::Changed;
 
-const FIELDS: &[&str] = &[
+/// The fields that are read.
+pub const FIELDS: &[&str] = &[
     "is_active",
     "name",
     "expires_at",

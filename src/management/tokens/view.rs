@@ -3,32 +3,45 @@
 use std::num::NonZeroU64;
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::super::openapi::shapes::{self, Id, Notes, Time};
 use crate::domain::{Glob, Limits, ProjectId, Timestamp, Token, TokenId};
 
 /// The shape of list, read and change.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Token")]
 pub struct TokenView<'a> {
+    #[schemars(with = "Id")]
     id: TokenId,
     name: Option<&'a str>,
     /// The current secret, obfuscated.
     token: &'a str,
+    #[schemars(with = "Id")]
     project_id: ProjectId,
+    #[schemars(with = "Time")]
     expires_at: Timestamp,
     is_active: bool,
+    #[schemars(with = "Option<Time>")]
     deactivated_at: Option<Timestamp>,
     request_count: u64,
     max_requests: Option<NonZeroU64>,
+    #[schemars(with = "Time")]
     created_at: Timestamp,
+    #[schemars(with = "Option<Time>")]
     last_used_at: Option<Timestamp>,
     cache_hit_count: u64,
     spend_usd: f64,
+    #[schemars(with = "Vec<String>")]
     allowed_models: &'a [Glob],
     allowed_endpoints: &'a [String],
+    #[schemars(with = "Vec<String>")]
     allowed_ips: &'a [IpNet],
+    #[schemars(with = "shapes::Limits")]
     limits: Limits,
+    #[schemars(with = "Notes")]
     metadata: &'a Map<String, Value>,
 }
 
