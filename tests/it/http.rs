@@ -337,6 +337,12 @@ impl Connection {
         self.stream.write_all(bytes)
     }
 
+    /// Says that nothing more will be sent.
+    pub fn half_close(&mut self) {
+        // a server that is gone needs not be told
+        let _ = self.stream.shutdown(std::net::Shutdown::Write);
+    }
+
     /// Sends a request. A large body is written beside the reading, for a server may answer before it has read all.
     pub fn send(&mut self, request: &Request) {
         let mut bytes = request.head(self.address);
@@ -428,7 +434,8 @@ impl Connection {
         self.buffer.drain(..count).collect()
     }
 
-    fn read_line(&mut self) -> Option<String> {
+    /// The next line; `None` when the connection ended before it did.
+    pub fn read_line(&mut self) -> Option<String> {
         loop {
             if let Some(at) = find(&self.buffer, b"\r\n") {
                 let line = String::from_utf8_lossy(&self.buffer[..at]).into_owned();

@@ -29,6 +29,7 @@ mod fleet;
 #[cfg(test)]
 mod health_and_listeners;
 #[cfg(test)]
+mod hostile_http;
 mod http;
 #[cfg(test)]
 mod lifecycle;

@@ -218,7 +218,7 @@ fn uploads_that_need_no_inspection_are_not_held() {
         json!({}),
     );
     user.get("/v1/files").expect(200);
-    let before = resident_kib(&edge);
+    let before = edge.resident_kib();
     let body = noise(48 * MIB);
     let slow = Reply::status(200)
         .header("Content-Type", "application/octet-stream")
@@ -226,32 +226,11 @@ fn uploads_that_need_no_inspection_are_not_held() {
     provider.next(slow);
     user.send(Request::new("POST", "/v1/files").bytes(body))
         .expect(200);
-    let grown = peak_kib(&edge).saturating_sub(before);
+    let grown = edge.peak_kib().saturating_sub(before);
     assert!(
         grown < 24 * 1024,
         "memory grew by {grown} KiB for 48 MiB each way"
     );
-}
-
-fn status_field(edge: &TestEdge, field: &str) -> u64 {
-    let path = format!("/proc/{}/status", edge.pid().as_raw_nonzero());
-    let status = std::fs::read_to_string(path).expect("the process status");
-    let line = status
-        .lines()
-        .find(|line| line.starts_with(field))
-        .expect("the field");
-    line.split_whitespace()
-        .nth(1)
-        .and_then(|kib| kib.parse().ok())
-        .expect("a number")
-}
-
-fn resident_kib(edge: &TestEdge) -> u64 {
-    status_field(edge, "VmRSS:")
-}
-
-fn peak_kib(edge: &TestEdge) -> u64 {
-    status_field(edge, "VmHWM:")
 }
 
 #[test]

@@ -196,6 +196,33 @@ impl TestEdge {
         Pid::from_raw(id.cast_signed()).expect("a process id")
     }
 
+    fn status_field(&self, field: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.pid().as_raw_nonzero());
+        let status = std::fs::read_to_string(path).expect("the process status");
+        let line = status
+            .lines()
+            .find(|line| line.starts_with(field))
+            .expect("the field");
+        let number = line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok());
+        number.expect("a number")
+    }
+
+    /// Memory in use now.
+    pub fn resident_kib(&self) -> u64 {
+        self.status_field("VmRSS:")
+    }
+
+    /// Memory in use at most since the start.
+    pub fn peak_kib(&self) -> u64 {
+        self.status_field("VmHWM:")
+    }
+
+    /// Open descriptors.
+    pub fn descriptors(&self) -> usize {
+        let path = format!("/proc/{}/fd", self.pid().as_raw_nonzero());
+        std::fs::read_dir(path).expect("the descriptors").count()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("send a signal");
