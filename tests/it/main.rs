@@ -13,6 +13,7 @@ mod authentication;
 #[cfg(test)]
 mod bench_itself;
 #[cfg(test)]
+mod broken_providers;
 mod cache;
 #[cfg(test)]
 mod cli;
@@ -30,6 +31,7 @@ mod fleet;
 mod health_and_listeners;
 #[cfg(test)]
 mod hostile_http;
+mod hostile_json;
 mod http;
 #[cfg(test)]
 mod lifecycle;

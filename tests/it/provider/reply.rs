@@ -131,6 +131,14 @@ impl Reply {
         }
     }
 
+    /// Stays silent behind raw bytes instead of closing.
+    pub fn then_hang(mut self) -> Self {
+        if let Some(last) = self.raw.as_mut().and_then(|steps| steps.last_mut()) {
+            *last = Step::Hang;
+        }
+        self
+    }
+
     /// A close without an answer.
     pub fn close() -> Self {
         Self {
