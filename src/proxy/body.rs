@@ -79,6 +79,9 @@ impl RequestBody {
     }
 }
 
+/// Bodies declared to be larger are refused before they are read when there is no room for them now.
+const PROBED_BYTES: u64 = 64 * 1024;
+
 /// The bounds of a read.
 #[derive(Debug, Clone)]
 pub struct ReadBounds {
@@ -160,7 +163,9 @@ pub async fn read_held(
         if length > bounds.max_bytes {
             return Err(too_large(bounds.max_bytes).into());
         }
-        held.grow(length, bounds.memory_bytes).map_err(over_budget)?;
+        if length > PROBED_BYTES {
+            held.would_fit(length, bounds.memory_bytes).map_err(over_budget)?;
+        }
     }
     let mut reader = match form_content_type(session) {
         Some(content_type) => Reader::Form(content_type),
@@ -175,10 +180,9 @@ pub async fn read_held(
         if length > bounds.max_bytes {
             return Err(too_large(bounds.max_bytes).into());
         }
-        if declared.is_none() {
-            held.grow(chunk.len() as u64, bounds.memory_bytes)
-                .map_err(over_budget)?;
-        }
+        // charged as it comes: who declares much and sends nothing holds nothing
+        held.grow(chunk.len() as u64, bounds.memory_bytes)
+            .map_err(over_budget)?;
         if let Reader::Json(inspector) = &mut reader {
             inspector.feed(&chunk).map_err(|error| invalid_json(&error))?;
         }

@@ -56,6 +56,19 @@ impl MemoryBudget {
 }
 
 impl HeldBytes {
+    /// Whether `more` bytes could be taken now. Takes nothing.
+    pub fn would_fit(&self, more: u64, limit_bytes: u64) -> Result<(), BudgetExceeded> {
+        if self.budget.held().saturating_add(more) > limit_bytes {
+            return Err(BudgetExceeded::Process);
+        }
+        let by_token = self.budget.shard(self.token).lock();
+        let token_bytes = by_token.get(&self.token).copied().unwrap_or_default();
+        if token_bytes.saturating_add(more) > limit_bytes / 4 {
+            return Err(BudgetExceeded::Token);
+        }
+        Ok(())
+    }
+
     /// Takes `more` bytes under the bound `limit_bytes`, or takes nothing.
     pub fn grow(&mut self, more: u64, limit_bytes: u64) -> Result<(), BudgetExceeded> {
         let before = self.budget.held.fetch_add(more, Ordering::Relaxed);
@@ -106,6 +119,9 @@ mod tests {
         assert_eq!(held.grow(25, 100), Ok(()));
         assert_eq!(held.grow(1, 100), Err(BudgetExceeded::Token));
         let mut other = budget.open(second);
+        assert_eq!(other.would_fit(75, 100), Err(BudgetExceeded::Token));
+        assert_eq!(other.would_fit(76, 100), Err(BudgetExceeded::Process));
+        assert_eq!(other.would_fit(25, 100), Ok(()));
         assert_eq!(other.grow(25, 49), Err(BudgetExceeded::Process));
         assert_eq!(other.grow(20, 100), Ok(()));
         assert_eq!(budget.held(), 45);

@@ -36,6 +36,12 @@ fn raw(text: &str) -> Reply {
     Reply::raw(text.as_bytes().to_vec())
 }
 
+/// An error object of either dialect that is not about our key, of so many bytes and more.
+fn forbidden(bytes: usize) -> Reply {
+    let error = json!({"type": "permission_error", "code": "region", "message": "x".repeat(bytes)});
+    Reply::json(403, &json!({"type": "error", "error": error}))
+}
+
 #[rustfmt::skip]
 fn rows() -> Vec<(&'static str, Reply, Sees)> {
     let ok = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
@@ -76,11 +82,13 @@ fn rows() -> Vec<(&'static str, Reply, Sees)> {
         ("a trickle", Reply::status(200).pieces((0..20).map(|_| b"x".to_vec()).collect()).every(Duration::from_millis(100)), Sees::Whole(200)),
         ("30 MiB", Reply::status(200).body(vec![b'x'; 30 << 20]), Sees::Whole(200)),
         ("30 MiB in chunks", Reply::status(200).pieces(vec![vec![b'x'; 1 << 20]; 30]).chunked(), Sees::Whole(200)),
+        ("a 403 of 200 KiB", forbidden(200 << 10), Sees::Whole(403)),
         // nothing was shown yet
         ("closes behind the head", raw(&format!("{ok}Content-Length: 10\r\n\r\n")), PROTOCOL),
         ("hangs behind the head", hanging(&format!("{ok}Content-Length: 10\r\n\r\n")), Sees::Refused(504, "idle_timeout")),
         ("a first chunk that is none", raw(&format!("{ok}Transfer-Encoding: chunked\r\n\r\nzz\r\n")), PROTOCOL),
         // cut
+        ("a 403 that is cut", forbidden(1000).cut_at_byte(500), Sees::Refused(502, "upstream_auth_error")),
         ("shorter than its length", raw(&format!("{ok}Content-Length: 10\r\n\r\n{{}}")), Sees::Cut),
         ("falls silent in its body", Reply::status(200).pieces(vec![b"{".to_vec(), b"}".to_vec()]).hang_after(1), Sees::Cut),
         ("closes between chunks", Reply::status(200).pieces(vec![b"{".to_vec(), b"}".to_vec()]).chunked().every(Duration::from_millis(50)).cut_after(1), Sees::Cut),

@@ -14,23 +14,20 @@ const JSON: &str = r#"{"model":"gpt-a","messages":[]}"#;
 const SMUGGLED: &str =
     "POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nX-Smuggled: 1\r\nContent-Length: 0\r\n\r\n";
 
+/// Status and code, one after another.
+type Answers = &'static [(u16, &'static str)];
+
 struct Row {
     name: &'static str,
     bytes: Vec<u8>,
     /// Status and code of each answer, in order.
-    answers: &'static [(u16, &'static str)],
+    answers: Answers,
     /// Whether the connection is closed behind the last answer.
     closes: bool,
 }
 
 /// `{T}` stands for the token, `{B}` for a good body, `{L}` for its length.
-fn row(
-    name: &'static str,
-    bytes: &str,
-    answers: &'static [(u16, &'static str)],
-    closes: bool,
-    secret: &str,
-) -> Row {
+fn row(name: &'static str, bytes: &str, answers: Answers, closes: bool, secret: &str) -> Row {
     let bytes = bytes
         .replace("{T}", &format!("Authorization: Bearer {secret}\r\n"))
         .replace("{B}", JSON)
@@ -48,10 +45,11 @@ const MALFORMED: (u16, &str) = (400, "malformed_request");
 const POST: &str = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n{T}";
 
 #[rustfmt::skip]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn rows(secret: &str) -> Vec<Row> {
     let post = |fields: &str, body: &str| format!("{POST}{fields}\r\n{body}");
     let chunked = format!("{:x}\r\n{JSON}\r\n0\r\n\r\n", JSON.len());
-    let table: Vec<(&'static str, String, &'static [(u16, &'static str)], bool)> = vec![
+    let table: Vec<(&'static str, String, Answers, bool)> = vec![
         // framing
         ("length and chunked", post("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", &format!("0\r\n\r\n{SMUGGLED}")), &[MALFORMED], true),
         ("chunked and length", post("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", &format!("0\r\n\r\n{SMUGGLED}")), &[MALFORMED], true),

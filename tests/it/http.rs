@@ -337,6 +337,11 @@ impl Connection {
         self.stream.write_all(bytes)
     }
 
+    /// Takes so many bytes of what comes, if that many come.
+    pub fn read_raw(&mut self, count: usize) {
+        while self.buffer.len() < count && self.refill() {}
+    }
+
     /// Says that nothing more will be sent.
     pub fn half_close(&mut self) {
         // a server that is gone needs not be told

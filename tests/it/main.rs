@@ -14,11 +14,14 @@ mod authentication;
 mod bench_itself;
 #[cfg(test)]
 mod broken_providers;
+#[cfg(test)]
 mod cache;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod commands;
+#[cfg(test)]
+mod difficult_clients;
 #[cfg(test)]
 mod doctor;
 #[cfg(test)]
@@ -31,7 +34,9 @@ mod fleet;
 mod health_and_listeners;
 #[cfg(test)]
 mod hostile_http;
+#[cfg(test)]
 mod hostile_json;
+#[cfg(test)]
 mod http;
 #[cfg(test)]
 mod lifecycle;
@@ -45,6 +50,7 @@ mod pass_through;
 mod provider;
 #[cfg(test)]
 mod quota;
+#[cfg(test)]
 mod realtime;
 #[cfg(test)]
 mod refusals;
@@ -66,4 +72,5 @@ mod timeouts;
 mod tokens_and_projects;
 #[cfg(test)]
 mod uploads;
+#[cfg(test)]
 mod wait;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::client::{Client, ClientGone};
 use super::events::EventRelay;
 use super::head::{DownRules, Framing, answer_head};
-use super::relay::{AnswerBody, AnswerBroken, RelayFailure, frame_head};
+use super::relay::{AnswerBody, AnswerBroken, ReadAhead, RelayFailure, frame_head};
 use crate::cache;
 use crate::cache::{AnswerFacts, CacheOutcome, storable};
 use crate::dialect::sse::{HttpEnd, StreamKind, StreamVerdict};
@@ -45,6 +45,8 @@ pub(crate) struct Delivery<'a> {
     pub rules: DownRules,
     /// Longest silence.
     pub idle_timeout: Duration,
+    /// The beginning of the body, if it was read already.
+    pub read_ahead: Option<ReadAhead>,
     /// `timeouts.request`: when a whole answer that is no stream must be there.
     pub whole_by: Option<Instant>,
 }
@@ -85,7 +87,8 @@ impl EdgeProxy {
         ctx.outcome.status = head.status.as_u16();
         self.begin_fill(ctx, fill, upstream_head, framing).await;
         let whole_by = delivery.whole_by.filter(|_| !streamed);
-        let mut body = AnswerBody::new(upstream, framing, delivery.idle_timeout, whole_by);
+        let mut body =
+            AnswerBody::new(upstream, framing, delivery.idle_timeout, whole_by).behind(delivery.read_ahead);
         let _counted = streamed.then(|| self.metrics.stream_began());
         ctx.outcome.streaming = streamed;
         // held: until its first bytes are there, the answer may still turn into a clean refusal
@@ -217,45 +220,6 @@ async fn next_piece(
         if let Some(whole) = events.push(bytes) {
             return Ok(Some(whole));
         }
-    }
-}
-
-impl EdgeProxy {
-    /// Brings an error answer whose body was read already to the client, as it is.
-    pub(crate) async fn deliver_error(
-        &self,
-        ctx: &mut RequestCtx,
-        client: &mut Client<'_>,
-        fill: &mut Fill<'_>,
-        upstream_head: &ResponseHeader,
-        body: Bytes,
-        rules: DownRules,
-    ) -> Delivered {
-        fill.abandon();
-        ctx.cache.miss();
-        ctx.outcome.origin = Origin::Upstream;
-        ctx.outcome.status = upstream_head.status.as_u16();
-        let origin = client.origin();
-        let framing = Framing::Length(body.len() as u64);
-        let dressed = answer_head(upstream_head, rules).and_then(|mut head| {
-            frame_head(&mut head, framing, false, client)?;
-            decorate(ctx, origin.as_ref(), &mut head, self.clock.now())?;
-            Ok(head)
-        });
-        let head = match dressed {
-            Ok(head) => head,
-            Err(error) => return Delivered::Broken(error),
-        };
-        ctx.outcome.first_byte = Some(self.clock.monotonic().saturating_sub(ctx.arrival.started));
-        if let Err(gone) = client.write_head(head).await {
-            return gone_away(ctx, fill, gone);
-        }
-        if let Err(gone) = client.write_body(body, true).await {
-            return gone_away(ctx, fill, gone);
-        }
-        ctx.outcome.bytes_out = client.bytes_out;
-        ctx.outcome.ending = Ending::Complete;
-        Delivered::Whole
     }
 }
 

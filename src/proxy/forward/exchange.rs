@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::header::{self, HeaderValue};
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::client::Client;
 use super::deliver::{Delivered, Delivery};
 use super::head::{DownRules, UpRules, copy_request_fields};
+use super::relay::ReadAhead;
 use super::sending::{AttemptBody, SendFailure, SendTimeouts, Upload, send};
 use crate::dialect::error::{UpstreamErrorKind, classify_upstream_error};
 use crate::dialect::splice::splice;
@@ -25,7 +26,7 @@ use crate::upstream::target::{Connected, Reuse};
 use crate::upstream::{AttemptFailure, KeyOwner, Permit, Provider, RetryBudget};
 
 /// Bytes of a provider's error body that are read to understand it.
-const ERROR_BODY_BYTES: usize = 64 * 1024;
+const ERROR_BODY_BYTES: usize = 1024 * 1024;
 
 /// What an exchange works with.
 pub(super) struct Exchange<'a> {
@@ -208,16 +209,16 @@ impl EdgeProxy {
         }
         let mut read_ahead = None;
         if status == 401 || status == 403 {
-            let body = error_body(
+            let ahead = error_body(
                 &mut connected.session,
                 ctx.snapshot.settings.server.stream_idle_timeout,
             )
             .await;
-            if classify_upstream_error(provider.dialect, status, &body) == UpstreamErrorKind::OurKey {
+            if classify_upstream_error(provider.dialect, status, &ahead.bytes) == UpstreamErrorKind::OurKey {
                 log::error!(provider = &*provider.name, status; "upstream `{}` refused our key", provider.name);
                 return Exchanged::refused(provider.auth_error("it refused the key that was sent"));
             }
-            read_ahead = Some(body);
+            read_ahead = Some(ahead);
         } else if crate::upstream::retry::may_retry_status(status)
             && ctx.body_can_be_repeated()
             && (exchange.may_move_on)(status, exchange.budget)
@@ -234,6 +235,7 @@ impl EdgeProxy {
                 own_rates: ctx.outcome.rate.is_some() && server.expose_headers.ratelimit,
             },
             idle_timeout: server.stream_idle_timeout,
+            read_ahead,
             whole_by: provider.timeouts.request.map(|limit| Instant::now() + limit),
         };
         if status == 101 {
@@ -246,12 +248,6 @@ impl EdgeProxy {
                 exchange.target,
             );
             return Exchanged::Delivered(Box::pin(tunnel).await);
-        }
-        if let Some(body) = read_ahead {
-            return Exchanged::Delivered(
-                self.deliver_error(ctx, client, fill, &head, body, delivery.rules)
-                    .await,
-            );
         }
         let delivered = self
             .deliver(ctx, client, fill, &mut connected.session, &head, delivery)
@@ -358,17 +354,23 @@ struct Answer<'a> {
 }
 
 /// Reads an error body, as far as it is needed to know whose error it is.
-async fn error_body(upstream: &mut HttpSession, silence: std::time::Duration) -> Bytes {
+async fn error_body(upstream: &mut HttpSession, silence: std::time::Duration) -> ReadAhead {
     upstream.set_read_timeout(Some(silence.min(std::time::Duration::from_secs(10))));
     let mut bytes = BytesMut::new();
-    while let Ok(Some(chunk)) = upstream.read_response_body().await {
-        let room = ERROR_BODY_BYTES - bytes.len();
-        bytes.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        if chunk.len() >= room {
-            break;
+    let mut ended = None;
+    while bytes.len() < ERROR_BODY_BYTES {
+        match upstream.read_response_body().await {
+            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+            end => {
+                ended = Some(end);
+                break;
+            }
         }
     }
-    bytes.freeze()
+    ReadAhead {
+        bytes: bytes.freeze(),
+        ended,
+    }
 }
 
 /// The bytes of this attempt: the client's own, but for the model's name where the target has another, or where the

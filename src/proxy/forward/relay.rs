@@ -41,11 +41,22 @@ impl From<ClientGone> for RelayFailure {
     }
 }
 
+/// The beginning of a body that was read to see whose error it is.
+#[derive(Debug)]
+pub(crate) struct ReadAhead {
+    /// The beginning.
+    pub bytes: Bytes,
+    /// What came behind it, if that was not more.
+    pub ended: Option<pingora_core::Result<Option<Bytes>>>,
+}
+
 /// The body of a provider's answer, read in batches while the client is watched.
 pub(crate) struct AnswerBody<'a> {
     upstream: &'a mut HttpSession,
     framing: Framing,
     received: u64,
+    /// Read before, shown to nobody yet.
+    ahead: Option<Bytes>,
     /// What a read that looked ahead found at the end; Pingora says it only once.
     ended: Option<pingora_core::Result<Option<Bytes>>>,
     /// When the whole answer must be there (`timeouts.request`, answers that are no stream).
@@ -65,15 +76,29 @@ impl<'a> AnswerBody<'a> {
             upstream,
             framing,
             received: 0,
+            ahead: None,
             ended: None,
             deadline,
         }
+    }
+
+    /// Begins with what was read before.
+    pub(crate) fn behind(mut self, read_ahead: Option<ReadAhead>) -> Self {
+        if let Some(ReadAhead { bytes, ended }) = read_ahead {
+            self.ahead = Some(bytes).filter(|bytes| !bytes.is_empty());
+            self.ended = ended;
+        }
+        self
     }
 
     /// The next bytes, several chunks at once when they are there already; `None` at a proved end.
     pub(crate) async fn next(&mut self, client: &mut Client<'_>) -> Result<Option<Bytes>, RelayFailure> {
         if self.framing == Framing::Empty {
             return Ok(None);
+        }
+        if let Some(ahead) = self.ahead.take() {
+            self.received += ahead.len() as u64;
+            return Ok(Some(ahead));
         }
         if let Some(ended) = self.ended.take() {
             return self.judge(ended);
