@@ -84,19 +84,6 @@ impl Mutator {
         number as usize % bound.max(1)
     }
 
-    /// Cuts `input` into pieces of random lengths.
-    pub fn pieces<'a>(&mut self, input: &'a [u8]) -> Vec<&'a [u8]> {
-        let longest = 1 << self.below(12);
-        let mut rest = input;
-        let mut pieces = Vec::new();
-        while !rest.is_empty() {
-            let length = (1 + self.below(longest)).min(rest.len());
-            pieces.push(&rest[..length]);
-            rest = &rest[length..];
-        }
-        pieces
-    }
-
     /// One of the seeds with a few changes.
     pub fn mutate(&mut self, seeds: &[Vec<u8>]) -> Vec<u8> {
         let mut input = seeds[self.below(seeds.len())].clone();

@@ -15,10 +15,24 @@ use llm_proxy::management::strict_json::Strict;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
+use crate::mutate::Mutator;
 use crate::runner::fuzz;
 
 fn must(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(otherwise()) }
+}
+
+/// Cuts `input` into pieces of random lengths.
+fn pieces<'a>(mutator: &mut Mutator, input: &'a [u8]) -> Vec<&'a [u8]> {
+    let longest = 1 << mutator.below(12);
+    let mut rest = input;
+    let mut pieces = Vec::new();
+    while !rest.is_empty() {
+        let length = (1 + mutator.below(longest)).min(rest.len());
+        pieces.push(&rest[..length]);
+        rest = &rest[length..];
+    }
+    pieces
 }
 
 /// What the inspector says of a body is what a full parser says, however the body comes.
@@ -28,8 +42,7 @@ fn request_inspector() {
     fuzz("body", |body, mutator| {
         let whole = inspect(&keys, body);
         let mut inspector = Inspector::new(&keys);
-        let fed = mutator
-            .pieces(body)
+        let fed = pieces(mutator, body)
             .into_iter()
             .try_for_each(|piece| inspector.feed(piece));
         let in_pieces = fed.and_then(|()| inspector.finish());
@@ -100,7 +113,7 @@ fn event_splitter() {
         };
         let (whole, released, bytes) = split(vec![stream]);
         must(bytes == stream, || "bytes were lost, added or moved".to_owned())?;
-        let (pieces, released_in_pieces, bytes) = split(mutator.pieces(stream));
+        let (pieces, released_in_pieces, bytes) = split(pieces(mutator, stream));
         must(bytes == stream, || {
             "bytes were lost, added or moved in pieces".to_owned()
         })?;
@@ -229,7 +242,7 @@ fn frames_forms_and_queries() {
                 follower.rest_of_frame(&[0; 300]),
             )
         };
-        let (whole, pieces) = (follow(vec![bytes]), follow(mutator.pieces(bytes)));
+        let (whole, pieces) = (follow(vec![bytes]), follow(pieces(mutator, bytes)));
         must(whole == pieces, || {
             format!("whole {whole:?}, in pieces {pieces:?}")
         })?;

@@ -43,6 +43,11 @@ mod lifecycle;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+#[path = "../fuzz/mutate.rs"]
+mod mutate;
+#[cfg(test)]
+mod mutated_requests;
+#[cfg(test)]
 mod packaging;
 #[cfg(test)]
 mod pass_through;

@@ -203,6 +203,12 @@ impl Provider {
             .clone()
     }
 
+    /// The requests behind the first so many.
+    pub fn seen_since(&self, index: usize) -> Vec<Seen> {
+        let state = self.shared.state.lock().expect("the provider's state");
+        state.seen[index..].to_vec()
+    }
+
     /// The number of requests so far.
     pub fn count(&self) -> usize {
         self.shared.state.lock().expect("the provider's state").seen.len()
