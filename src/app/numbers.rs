@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::build::Common;
+use crate::auth::AuthStatistics;
 use crate::cache::StoreStats;
 use crate::domain::spawn;
 use crate::listen::{Drain, Front, FrontCounters};
@@ -62,6 +63,15 @@ pub(super) fn connect(
     for (source, read) in of_cache {
         let cache = Arc::clone(&common.cache);
         metrics.connect(source, move || read(&cache.stats().store));
+    }
+    let of_tokens: [Read<AuthStatistics>; 3] = [
+        (Source::KnownTokens, |auth| auth.known_tokens as u64),
+        (Source::UnknownTokens, |auth| auth.unknown_tokens as u64),
+        (Source::TokenReads, |auth| auth.store_reads),
+    ];
+    for (source, read) in of_tokens {
+        let authenticator = Arc::clone(&common.authenticator);
+        metrics.connect(source, move || read(&authenticator.statistics()));
     }
     metrics.connect(Source::BackgroundTasks, || spawn::running() as u64);
 }

@@ -128,6 +128,8 @@ impl ModelView for CatalogueView {
                     Strategy::Weighted => "weighted".to_owned(),
                     Strategy::Priority => "priority".to_owned(),
                 },
+                context_window: model.context_window,
+                max_output_tokens: model.max_output_tokens,
                 targets: model
                     .targets
                     .iter()

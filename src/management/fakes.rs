@@ -476,6 +476,8 @@ impl ModelView for World {
     fn list(&self) -> Vec<ModelEntry> {
         vec![ModelEntry {
             name: "fast".to_owned(),
+            context_window: None,
+            max_output_tokens: None,
             strategy: "weighted".to_owned(),
             targets: vec![ModelTarget {
                 provider: "openai".to_owned(),

@@ -111,6 +111,12 @@ pub struct ModelEntry {
     pub name: String,
     /// How a target is chosen.
     pub strategy: String,
+    /// Tokens the model can read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context_window: Option<u64>,
+    /// Tokens the model can write.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_output_tokens: Option<u64>,
     /// Where it goes.
     pub targets: Vec<ModelTarget>,
 }

@@ -70,6 +70,8 @@ mod secrets;
 #[cfg(test)]
 mod servers;
 #[cfg(test)]
+mod settings_seen;
+#[cfg(test)]
 mod stores_in_trouble;
 #[cfg(test)]
 mod streaming;

@@ -35,6 +35,12 @@ pub enum Source {
     CacheEntries,
     /// Cached answers given up for room.
     CacheEvictions,
+    /// Credentials kept with whom they belong to.
+    KnownTokens,
+    /// Credentials remembered as nobody's.
+    UnknownTokens,
+    /// Reads of the store for a credential.
+    TokenReads,
     /// Background tasks alive.
     BackgroundTasks,
 }
@@ -57,26 +63,18 @@ impl Source {
     pub(super) fn shown(self) -> Shown {
         const HEADS: &str = "Request heads refused before they became requests.";
         const LINES: &str = "Log lines that were not written because the queue was full.";
+        let gauge = |name, help| (name, help, "gauge", "");
+        let counter = |name, help| (name, help, "counter", "");
         let (name, help, kind, labels) = match self {
-            Self::ConnectionsOpen => ("connections_open", "Client connections open now.", "gauge", ""),
-            Self::ConnectionsAccepted => (
-                "connections_accepted_total",
-                "Client connections accepted.",
-                "counter",
-                "",
-            ),
-            Self::ConnectionsRefused => (
+            Self::ConnectionsOpen => gauge("connections_open", "Client connections open now."),
+            Self::ConnectionsAccepted => {
+                counter("connections_accepted_total", "Client connections accepted.")
+            }
+            Self::ConnectionsRefused => counter(
                 "connections_refused_total",
                 "Client connections refused because too many were open.",
-                "counter",
-                "",
             ),
-            Self::AcceptErrors => (
-                "accept_errors_total",
-                "Times a connection could not be accepted.",
-                "counter",
-                "",
-            ),
+            Self::AcceptErrors => counter("accept_errors_total", "Times a connection could not be accepted."),
             Self::HeadsMalformed => (
                 "heads_refused_total",
                 HEADS,
@@ -95,36 +93,27 @@ impl Source {
                 "counter",
                 "{code=\"header_timeout\"}",
             ),
-            Self::Panics => ("panics_total", "Requests that ended in a panic.", "counter", ""),
+            Self::Panics => counter("panics_total", "Requests that ended in a panic."),
             Self::AccessLinesDropped => ("log_lines_dropped_total", LINES, "counter", "{kind=\"access\"}"),
             Self::LogLinesDropped => ("log_lines_dropped_total", LINES, "counter", "{kind=\"log\"}"),
-            Self::AuditEventsDropped => (
+            Self::AuditEventsDropped => counter(
                 "audit_events_dropped_total",
                 "Audit events that were not written.",
-                "counter",
-                "",
             ),
-            Self::UsageUpdatesPending => (
-                "usage_updates_pending",
-                "Token counters waiting for the store.",
-                "gauge",
-                "",
-            ),
-            Self::UsageUpdatesLost => (
+            Self::UsageUpdatesPending => {
+                gauge("usage_updates_pending", "Token counters waiting for the store.")
+            }
+            Self::UsageUpdatesLost => counter(
                 "usage_updates_lost_total",
                 "Token counters that never reached the store.",
-                "counter",
-                "",
             ),
-            Self::CacheBytes => ("cache_bytes", "Bytes that the cache holds.", "gauge", ""),
-            Self::CacheEntries => ("cache_entries", "Answers that the cache holds.", "gauge", ""),
-            Self::CacheEvictions => (
-                "cache_evictions_total",
-                "Cached answers given up for room.",
-                "counter",
-                "",
-            ),
-            Self::BackgroundTasks => ("background_tasks", "Background tasks alive.", "gauge", ""),
+            Self::CacheBytes => gauge("cache_bytes", "Bytes that the cache holds."),
+            Self::CacheEntries => gauge("cache_entries", "Answers that the cache holds."),
+            Self::CacheEvictions => counter("cache_evictions_total", "Cached answers given up for room."),
+            Self::KnownTokens => gauge("known_tokens", "Credentials kept in memory."),
+            Self::UnknownTokens => gauge("unknown_tokens", "Credentials remembered as nobody's."),
+            Self::TokenReads => counter("token_reads_total", "Reads of the store for a credential."),
+            Self::BackgroundTasks => gauge("background_tasks", "Background tasks alive."),
         };
         Shown {
             name,
