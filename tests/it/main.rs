@@ -39,6 +39,8 @@ mod hostile_json;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
+mod keys;
+#[cfg(test)]
 mod kill;
 #[cfg(test)]
 mod lifecycle;

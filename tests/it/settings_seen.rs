@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::edge::{Store, TestEdge, TokenUser};
 use crate::http::{Request, chat, chat_streamed};
 use crate::provider::{Provider, Reply};
-use crate::servers::Postgres;
+use crate::servers::{Postgres, Redis};
 use crate::wait::wait_until;
 
 const CHAT: &str = "/v1/chat/completions";
@@ -416,4 +416,83 @@ fn logs_have_the_format_the_file_and_the_size_that_are_named() {
     user.chat("gpt-a").expect(200);
     std::thread::sleep(Duration::from_millis(300));
     assert!(!edge.logs().contains("llm_proxy::access"), "{}", edge.logs());
+}
+
+#[test]
+fn concurrency_is_bounded_for_all_an_address_a_token_and_a_project() {
+    for limits in [
+        json!({"global": {"concurrency": 1}}),
+        json!({"per_ip": {"concurrency": 1}}),
+        json!({"default_token": {"concurrency": 1}}),
+        json!({"default_project": {"concurrency": 1}}),
+    ] {
+        let (provider, _edge, user) = start(json!({"limits": limits}));
+        let gate = crate::provider::Gate::new();
+        provider.always(Reply::json(200, &json!({})).head_behind(&gate));
+        std::thread::scope(|scope| {
+            let held = scope.spawn(|| user.chat("gpt-a"));
+            provider.wait_for_requests(1);
+            let refused = user.chat("gpt-a").refused(429, "rate_limit_exceeded");
+            assert_eq!(refused.header("retry-after"), Some("1"), "{limits}");
+            gate.open();
+            held.join().expect("no panic").expect(200);
+        });
+        user.chat("gpt-a").expect(200);
+    }
+}
+
+#[test]
+fn distributed_limits_live_in_redis_under_their_prefix_and_wait_for_it_so_long() {
+    let redis = Redis::start();
+    let keys = || redis.say("KEYS *");
+    let with = |limits: Value, timeout: &str| {
+        let (_, edge, _) = start(
+            json!({"redis": {"url": redis.url(), "timeout": timeout}, "limits": {"distributed": limits}}),
+        );
+        let user = edge.token(json!({"limits": {"rpm": 1000}}));
+        user.chat("gpt-a").expect(200);
+        (edge, user)
+    };
+    drop(with(json!({"enabled": false}), "50ms"));
+    assert!(!keys().contains("rate"), "{}", keys());
+    let patient = with(json!({"enabled": true, "prefix": "gate-seven:"}), "1s");
+    assert!(keys().contains("gate-seven:"), "{}", keys());
+    let hasty = with(json!({"enabled": true}), "50ms");
+    redis.say("CLIENT PAUSE 4000 ALL");
+    let waited = |(_, user): &(TestEdge, TokenUser)| user.chat("gpt-a").expect(200).elapsed;
+    let (hasty, patient) = (waited(&hasty), waited(&patient));
+    assert!(hasty < Duration::from_millis(700), "{hasty:?}");
+    assert!(
+        patient > Duration::from_millis(800) && patient < Duration::from_secs(3),
+        "{patient:?}"
+    );
+}
+
+#[test]
+fn metrics_enabled_is_whether_there_are_any() {
+    let (_provider, edge, _) = start(json!({"management": {"metrics": {"enabled": false}}}));
+    edge.sidecar().get("/metrics").expect(404);
+    let (_provider, edge, _) = start(json!({}));
+    edge.sidecar().get("/metrics").expect(200);
+}
+
+#[test]
+fn audit_retention_is_how_long_the_store_keeps_events() {
+    let (_provider, mut edge, _) = start(json!({"audit": {"retention": "1d"}}));
+    let actions = |edge: &TestEdge| {
+        edge.admin()
+            .get("/manage/audit?action=project.create")
+            .expect(200)
+            .json()["events"]
+            .clone()
+    };
+    assert!(!actions(&edge).as_array().expect("a list").is_empty());
+    edge.stop();
+    let database = rusqlite::Connection::open(edge.database_path()).expect("the database");
+    database
+        .execute("UPDATE audit_events SET timestamp = timestamp - 172800000000", [])
+        .expect("older events");
+    drop(database);
+    edge.start_again();
+    assert!(wait_until(Duration::from_secs(20), || actions(&edge) == json!([])));
 }

@@ -11,7 +11,7 @@ use crate::domain::Clock;
 use crate::store::AuditStore;
 
 /// After the start, so that a start is not slowed.
-const FIRST_AFTER: Duration = Duration::from_mins(1);
+const FIRST_AFTER: Duration = Duration::from_secs(5);
 const EVERY: Duration = Duration::from_hours(1);
 /// Between two bounded deletions, so that others get their turn.
 const PAUSE: Duration = Duration::from_millis(100);
