@@ -18,7 +18,7 @@ const DEFAULT_PAGE_SIZE: u32 = 20;
 /// Rows of a page at most.
 pub const LARGEST_PAGE: u32 = 100;
 /// Rows read at once for a whole list.
-const READ_AT_ONCE: u32 = 1000;
+const READ_AT_ONCE: u32 = 10_000;
 /// Bytes of a whole list at most.
 const LARGEST_LIST_BYTES: usize = 64 << 20;
 

@@ -47,6 +47,8 @@ mod lifecycle;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod many_tokens;
+#[cfg(test)]
 #[path = "../fuzz/mutate.rs"]
 mod mutate;
 #[cfg(test)]
