@@ -9,6 +9,8 @@ mod aliases;
 #[cfg(test)]
 mod architecture;
 #[cfg(test)]
+mod audit;
+#[cfg(test)]
 mod authentication;
 #[cfg(test)]
 mod bench_itself;
