@@ -63,6 +63,7 @@ impl App {
         let settings = plan.loaded.settings.clone();
         raise_limit();
         let clock = SystemClock::shared();
+        let started_at = clock.now();
         let logging = Logging::start(&log_settings(&settings), Arc::clone(&clock)).context("logging")?;
         logging.install().context("logging")?;
         report_panics();
@@ -100,6 +101,7 @@ impl App {
             let _entered = control.enter();
             build(plan, clock, store, addresses.management, Arc::new(logging))?
         };
+        crate::live::reload::keep(&built.reloader.running(), started_at);
         Ok(Self {
             parts: built,
             control,

@@ -3,6 +3,7 @@
 use clap::Subcommand;
 use serde_json::json;
 
+use super::config_history::{self, RollbackArguments};
 use super::source::Source;
 use super::{Failure, Global, output};
 use crate::config::{show, show_yaml};
@@ -14,6 +15,10 @@ pub enum ConfigCommand {
     Check,
     /// Print the effective configuration, secrets masked.
     Show,
+    /// Say what the file would change of the configuration in force; exit 1 when it would change anything.
+    Diff,
+    /// Put back the last configuration that was in force.
+    Rollback(RollbackArguments),
 }
 
 /// Runs `config`.
@@ -22,6 +27,8 @@ pub fn run(global: &Global, command: &ConfigCommand) -> Result<(), Failure> {
     source.needs_management_token = matches!(command, ConfigCommand::Check);
     match command {
         ConfigCommand::Check => check(global, &source),
+        ConfigCommand::Diff => config_history::show_diff(global),
+        ConfigCommand::Rollback(arguments) => config_history::rollback(global, arguments),
         ConfigCommand::Show => {
             let loaded = source.load_or_report(global.json)?;
             if global.json {

@@ -9,6 +9,7 @@ mod client_config;
 mod completion;
 mod completions;
 mod config;
+mod config_history;
 mod doctor;
 mod explain;
 mod healthcheck;
@@ -20,6 +21,7 @@ mod quickstart;
 mod reload;
 mod secret_files;
 mod server;
+mod service;
 mod setup;
 mod source;
 
@@ -96,6 +98,9 @@ enum Command {
     ClientConfig(client_config::ClientConfigArguments),
     /// Print what a shell completes.
     Completions(completions::CompletionsArguments),
+    /// Install the systemd service, look at it, or take it away.
+    #[command(subcommand)]
+    Service(service::ServiceCommand),
     /// Exit 0 when the running server is ready, 1 when not.
     Healthcheck(healthcheck::HealthcheckArguments),
     /// Print the version.
@@ -175,6 +180,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Reload => reload::run(&global),
         Command::Migrate(command) => migrate::run(&global, &command),
         Command::Manage(command) => manage::run(&global, command),
+        Command::Service(command) => service::run(&global, &command),
         Command::Healthcheck(arguments) => healthcheck::run(&global, &arguments),
         Command::Version => {
             let version = env!("CARGO_PKG_VERSION");

@@ -79,24 +79,25 @@ fn by_signal(global: &Global) -> Result<(), Failure> {
         let Ok(outcome) = serde_json::from_str::<Value>(&text) else {
             continue;
         };
-        let errors: Vec<&str> = outcome
-            .get("errors")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
-        if errors.is_empty() {
+        if outcome.get("ok") == Some(&Value::Bool(true)) {
             return told(global, &outcome);
         }
+        let why = outcome
+            .get("error")
+            .and_then(Value::as_str)
+            .unwrap_or("see the log");
         return Err(Failure::Failed(format!(
-            "the configuration was not taken over: {}",
-            errors.join("\n")
+            "the configuration was not taken over: {why}"
         )));
     }
     Err(Failure::Failed(
         "the server was told, but said nothing about it in time; see its log".to_owned(),
     ))
+}
+
+/// Whether a server runs with this state directory.
+pub fn is_running(state_dir: &Path) -> bool {
+    running_pid(state_dir).is_some()
 }
 
 /// The server that holds the lock of a state directory. A lock that nobody holds names a process that is gone, and

@@ -70,6 +70,19 @@ impl Source {
         })
     }
 
+    /// The file that the environment names, or the usual one if it is there.
+    pub fn named_file(&self) -> Option<PathBuf> {
+        let variables = self.overlay.variables();
+        let named = ["LLM_PROXY_CONFIG", "API_CONFIG_PATH"].iter().find_map(|name| {
+            let found = variables
+                .iter()
+                .find(|(known, value)| known == name && !value.is_empty());
+            found.map(|(_, value)| PathBuf::from(value))
+        });
+        let usual = PathBuf::from("conf/llm-proxy.yaml");
+        named.or_else(|| self.cwd.join(&usual).exists().then_some(usual))
+    }
+
     /// Reads and checks the configuration.
     pub fn load(&self) -> Result<Loaded, crate::config::ConfigErrors> {
         load(&LoadRequest {

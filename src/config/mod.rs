@@ -12,6 +12,7 @@ mod diff;
 mod environment;
 mod error;
 mod file;
+pub mod history;
 mod interpolate;
 mod later;
 mod limits;

@@ -23,6 +23,8 @@ mod cli;
 #[cfg(test)]
 mod commands;
 #[cfg(test)]
+mod config_history;
+#[cfg(test)]
 mod difficult_clients;
 #[cfg(test)]
 mod doctor;
@@ -75,6 +77,8 @@ mod routing;
 mod secrets;
 #[cfg(test)]
 mod servers;
+#[cfg(test)]
+mod service;
 #[cfg(test)]
 mod settings_seen;
 #[cfg(test)]

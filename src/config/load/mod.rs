@@ -17,6 +17,7 @@ use super::settings::{
     RedisSettings, RouterSettings, ServerSettings, Settings, UnknownModels,
 };
 use super::tree::{self, Entry, Node, Value};
+use crate::domain::Secret;
 
 /// Largest configuration file.
 const MAX_FILE_BYTES: u64 = 4 << 20;
@@ -44,6 +45,13 @@ pub enum FileChoice {
     Path(PathBuf),
     /// What `LLM_PROXY_CONFIG` or `API_CONFIG_PATH` names, else `./conf/llm-proxy.yaml` if it exists.
     Search,
+    /// This text, as if it stood in that file.
+    Text {
+        /// The file.
+        path: PathBuf,
+        /// What stands in it.
+        text: Secret,
+    },
     /// None.
     Nothing,
 }
@@ -55,6 +63,8 @@ pub struct Loaded {
     pub settings: Settings,
     /// The file it came from.
     pub path: Option<PathBuf>,
+    /// The text of that file.
+    pub text: Secret,
     /// What a person should know and that is no fault.
     pub warnings: Vec<String>,
     /// Keys that file or environment set and that do nothing in this version, by path.
@@ -89,8 +99,10 @@ pub fn load(request: &LoadRequest<'_>) -> Result<Loaded, ConfigErrors> {
     if has_dotenv {
         watched_files.push(request.cwd.join(".env"));
     }
-    let source =
-        read_source(path.as_deref(), &request.cwd).map_err(|errors| errors.watching(&watched_files))?;
+    let source = match &request.file {
+        FileChoice::Text { text, .. } => text.expose().to_owned(),
+        _ => read_source(path.as_deref(), &request.cwd).map_err(|errors| errors.watching(&watched_files))?,
+    };
     let name = path
         .as_ref()
         .map_or_else(|| "configuration".to_owned(), |path| path.display().to_string());
@@ -142,6 +154,7 @@ pub fn load(request: &LoadRequest<'_>) -> Result<Loaded, ConfigErrors> {
     Ok(Loaded {
         settings,
         path,
+        text: Secret::new(source),
         warnings,
         inactive_keys,
         watched_files,
@@ -182,7 +195,7 @@ impl Loaded {
 
 fn choose_file(request: &LoadRequest<'_>, environment: &Environment) -> Option<PathBuf> {
     match &request.file {
-        FileChoice::Path(path) => Some(path.clone()),
+        FileChoice::Path(path) | FileChoice::Text { path, .. } => Some(path.clone()),
         FileChoice::Nothing => None,
         FileChoice::Search => {
             let named = ["LLM_PROXY_CONFIG", "API_CONFIG_PATH"]

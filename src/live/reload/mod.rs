@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 
 use super::Live;
 use super::watch::fingerprint;
+use crate::config::history::History;
 use crate::config::{ConfigErrors, Fault, Loaded, Settings, diff};
 use crate::domain::{Clock, Timestamp};
 
@@ -304,9 +305,14 @@ impl<S: Send + Sync + 'static> Reloader<S> {
         let outcome = Arc::new(outcome);
         self.last.store(Arc::clone(&outcome));
         (self.observer)(&outcome);
-        let folder = self.running.load().settings.server.state_dir.clone();
+        let running = self.running.load_full();
         let written = Arc::clone(&outcome);
-        let write = tokio::task::spawn_blocking(move || write_result(&folder, &written));
+        let write = tokio::task::spawn_blocking(move || {
+            if written.ok {
+                keep(&running, written.time);
+            }
+            write_result(&running.settings.server.state_dir, &written);
+        });
         let _ = tokio::time::timeout(TIMEOUT, write).await;
         outcome
     }
@@ -334,6 +340,20 @@ pub fn read_result(state_dir: &Path) -> Option<Outcome> {
 }
 
 /// Writes beside and renames, so that a reader sees the old or the new outcome, never half of one.
+/// Keeps a copy of the configuration that takes force, for `config diff` and `config rollback`. May block.
+pub fn keep(running: &Loaded, now: Timestamp) {
+    if running.path.is_none() {
+        return;
+    }
+    let state_dir = &running.settings.server.state_dir;
+    if let Err(error) = History::in_state_dir(state_dir).keep(&running.text, now) {
+        log::warn!(
+            "no copy of the configuration is kept in `{}`: {error}",
+            state_dir.display()
+        );
+    }
+}
+
 fn write_result(state_dir: &Path, outcome: &Outcome) {
     use std::os::unix::fs::OpenOptionsExt as _;
     let write = || -> std::io::Result<()> {
