@@ -6,6 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
 use super::wiring::{LiveSettings, migrate};
 use crate::config::{DatabaseDriver, Loaded, ProviderSource, Settings};
 use crate::domain::{Dialect, SystemClock};
@@ -13,6 +17,7 @@ use crate::limit::RedisRates;
 use crate::listen::bind;
 use crate::proxy::model_lists::probe;
 use crate::store::StoreError;
+use crate::upstream::target::TlsFault;
 use crate::upstream::{ConnectFailure, Provider, Upstreams};
 
 /// Free space below which a database is in danger.
@@ -305,7 +310,10 @@ async fn upstream(provider: &Provider) -> Finding {
     }
     let has_key = provider.has_key();
     let base = &provider.address_text;
-    let probed = tokio::time::timeout(PATIENCE, probe(provider)).await;
+    let mut probed = tokio::time::timeout(PATIENCE, probe(provider)).await;
+    if provider.is_tls() && !matches!(probed, Ok(Ok(_))) && speaks_plain_http(&provider.authority).await {
+        probed = Ok(Err(ConnectFailure::Tls(TlsFault::NotTls)));
+    }
     let (found, remedy) = match probed {
         Ok(Ok(401 | 403)) if has_key => (
             format!("`{base}` refuses the key"),
@@ -332,9 +340,18 @@ async fn upstream(provider: &Provider) -> Finding {
             format!("nobody listens at `{base}`"),
             "see `base_url` and its port, and that the provider runs".to_owned(),
         ),
-        Ok(Err(ConnectFailure::Tls)) => (
-            format!("the TLS handshake with `{base}` fails"),
-            "see that it speaks TLS there, and set `ca_file` for a private certificate".to_owned(),
+        Ok(Err(ConnectFailure::Tls(fault))) => (
+            format!("no TLS with `{base}`: {}", fault.as_str()),
+            match fault {
+                TlsFault::Untrusted => "set `ca_file` to the authority that signed it, as PEM",
+                TlsFault::Expired => "see the clock of this machine; else its owner must renew it",
+                TlsFault::OtherName => "write the name of the certificate into `base_url`",
+                TlsFault::NotTls => "write `http://` into `base_url`, or the port where TLS is spoken",
+                TlsFault::Handshake => {
+                    "see that it speaks TLS 1.2 or 1.3 there, and that no proxy is in between"
+                }
+            }
+            .to_owned(),
         ),
         Ok(Err(ConnectFailure::Unusable(why))) => (why, "correct the configuration".to_owned()),
         Ok(Err(ConnectFailure::Timeout)) | Err(_) => (
@@ -347,4 +364,28 @@ async fn upstream(provider: &Provider) -> Finding {
         ),
     };
     Finding::failure(check, found, remedy)
+}
+
+/// Whether plain HTTP is answered where TLS is expected.
+async fn speaks_plain_http(authority: &HeaderValue) -> bool {
+    let Ok(authority) = authority.to_str() else {
+        return false;
+    };
+    let address = if authority
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+    {
+        authority.to_owned()
+    } else {
+        format!("{authority}:443")
+    };
+    let ask = async {
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        stream.write_all(b"HEAD / HTTP/1.0\r\n\r\n").await.ok()?;
+        let mut beginning = [0; 5];
+        stream.read_exact(&mut beginning).await.ok()?;
+        Some(&beginning == b"HTTP/")
+    };
+    let answered = tokio::time::timeout(Duration::from_secs(2), ask).await;
+    matches!(answered, Ok(Some(true)))
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::edge::{Plan, TestEdge};
 use crate::provider::{Provider, Reply};
-use crate::servers::free_port;
+use crate::servers::{free_port, tls_provider};
 
 fn all(output: &Output) -> String {
     format!(
@@ -169,4 +169,28 @@ fn a_damaged_database_and_open_file_modes_are_found() {
     );
     let nothing = Plan::new(json!({})).prepare();
     assert_eq!(nothing.run(&["doctor", "--no-such-flag"]).status.code(), Some(2));
+}
+
+#[test]
+fn tls_troubles_are_told_apart() {
+    let provider = Provider::start();
+    let (behind_tls, _) = tls_provider();
+    let plain = provider.url().replace("http:", "https:");
+    for (openai, says) in [
+        (
+            json!({"base_url": behind_tls}),
+            "is of no authority that is trusted here",
+        ),
+        (
+            json!({"base_url": plain, "timeouts": {"connect": "1s"}}),
+            "does not speak TLS",
+        ),
+    ] {
+        let edge = TestEdge::plan(&provider)
+            .with(json!({"providers": {"openai": openai}}))
+            .prepare();
+        let (code, report) = examine(&edge, &[]);
+        let found = trouble(&report, "provider openai");
+        assert!(code == Some(1) && found.contains(says), "{found}");
+    }
 }

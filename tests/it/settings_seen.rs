@@ -1,9 +1,6 @@
 //! Settings that no other file changes: each is set, and the difference is seen from outside. `keys.rs` holds the list of
 //! all settings against the tests.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -11,7 +8,7 @@ use serde_json::{Value, json};
 use crate::edge::{Store, TestEdge, TokenUser};
 use crate::http::{Request, chat, chat_streamed};
 use crate::provider::{Provider, Reply};
-use crate::servers::{Postgres, Redis};
+use crate::servers::{Postgres, Redis, tls_provider};
 use crate::wait::wait_until;
 
 const CHAT: &str = "/v1/chat/completions";
@@ -124,52 +121,6 @@ fn required_encryption_ends_a_start_without_a_key() {
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     assert!(said.contains("`encryption.key`: is required"), "{said}");
-}
-
-/// The protocol of each handshake.
-type Agreed = Arc<Mutex<Vec<Option<Vec<u8>>>>>;
-
-/// A provider behind TLS with a certificate of an own authority; keeps what was agreed on in each handshake.
-fn tls_provider() -> (String, Agreed) {
-    use rustls::pki_types::pem::PemObject as _;
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/upstream/target");
-    let certificates = rustls::pki_types::CertificateDer::pem_file_iter(format!("{folder}/localhost.pem"));
-    let certificates: Vec<_> = certificates
-        .expect("certificates")
-        .map(|pem| pem.expect("a certificate"))
-        .collect();
-    let key =
-        rustls::pki_types::PrivateKeyDer::from_pem_file(format!("{folder}/localhost.key")).expect("a key");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(certificates, key)
-        .expect("a certificate");
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let config = Arc::new(config);
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = listener.local_addr().expect("its address").port();
-    let agreed = Agreed::default();
-    let kept = Arc::clone(&agreed);
-    std::thread::spawn(move || {
-        for mut socket in listener.incoming().flatten() {
-            let mut session = rustls::ServerConnection::new(Arc::clone(&config)).expect("a session");
-            let mut stream = rustls::Stream::new(&mut session, &mut socket);
-            let mut buffer = [0; 4096];
-            if stream.read(&mut buffer).is_err() {
-                continue;
-            }
-            let protocol = stream.conn.alpn_protocol().map(<[u8]>::to_vec);
-            if protocol.as_deref() != Some(b"h2") {
-                let _ =
-                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}");
-            }
-            kept.lock().expect("agreed").push(protocol);
-        }
-    });
-    (format!("https://localhost:{port}"), agreed)
 }
 
 #[test]

@@ -46,6 +46,50 @@ const LEAST_PER_ADDRESS: Duration = Duration::from_millis(250);
 const HTTP2_STREAMS: u32 = 64;
 const HTTP2_STREAM_WINDOW: u32 = 512 * 1024;
 
+/// What was wrong with a TLS handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsFault {
+    /// The certificate is of no authority that is trusted here.
+    Untrusted,
+    /// The certificate is not valid now.
+    Expired,
+    /// The certificate is for other names.
+    OtherName,
+    /// What answers does not speak TLS.
+    NotTls,
+    /// Anything else.
+    Handshake,
+}
+
+impl TlsFault {
+    /// In words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Untrusted => "its certificate is of no authority that is trusted here",
+            Self::Expired => "its certificate has expired or is not valid yet",
+            Self::OtherName => "its certificate is for another name",
+            Self::NotTls => "what answers there does not speak TLS",
+            Self::Handshake => "the handshake failed",
+        }
+    }
+
+    /// From what the TLS implementation said.
+    fn of(said: &str) -> Self {
+        let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
+        if says(&["UnknownIssuer", "UnknownCA", "BadSignature", "CaUsedAsEndEntity"]) {
+            Self::Untrusted
+        } else if says(&["Expired", "NotValidYet", "expired", "not valid yet"]) {
+            Self::Expired
+        } else if says(&["NotValidForName", "not valid for name"]) {
+            Self::OtherName
+        } else if says(&["InvalidContentType", "InvalidMessage", "corrupt message"]) {
+            Self::NotTls
+        } else {
+            Self::Handshake
+        }
+    }
+}
+
 /// Why no connection was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConnectFailure {
@@ -56,7 +100,7 @@ pub enum ConnectFailure {
     /// The name has no address.
     Name,
     /// The TLS handshake or the certificate.
-    Tls,
+    Tls(TlsFault),
     /// The network said no in another way.
     Network,
     /// Nothing can be called: why, for people.
@@ -76,8 +120,9 @@ impl ConnectFailure {
             Self::Name => unreachable(format!(
                 "the name of upstream `{provider}` cannot be resolved to an address"
             )),
-            Self::Tls => unreachable(format!(
-                "upstream `{provider}` cannot be reached: the TLS handshake failed"
+            Self::Tls(fault) => unreachable(format!(
+                "upstream `{provider}` cannot be reached over TLS: {}",
+                fault.as_str()
             )),
             Self::Network => unreachable(format!("upstream `{provider}` cannot be reached")),
             Self::Unusable(why) => unreachable(format!("upstream `{provider}` cannot be called: {why}")),
@@ -90,7 +135,7 @@ impl ConnectFailure {
             Self::Timeout => "timeout",
             Self::Refused => "refused",
             Self::Name => "name",
-            Self::Tls => "tls",
+            Self::Tls(_) => "tls",
             Self::Network => "network",
             Self::Unusable(_) => "unusable",
         }
@@ -548,7 +593,7 @@ fn classify(error: &Error) -> ConnectFailure {
         ErrorType::TLSHandshakeFailure
         | ErrorType::InvalidCert
         | ErrorType::HandshakeError
-        | ErrorType::TLSWantX509Lookup => ConnectFailure::Tls,
+        | ErrorType::TLSWantX509Lookup => ConnectFailure::Tls(TlsFault::of(&error.to_string())),
         _ => ConnectFailure::Network,
     }
 }

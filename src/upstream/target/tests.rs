@@ -252,7 +252,7 @@ mod tls {
         let port = tls_server().await;
         let connector = connector(&settings(&format!("https://localhost:{port}")));
         let failure = connector.connect(LIMIT, Reuse::Allowed).await.unwrap_err();
-        assert_eq!(failure, ConnectFailure::Tls);
+        assert!(matches!(failure, ConnectFailure::Tls(_)), "{failure:?}");
     }
 
     #[test]
@@ -268,5 +268,30 @@ mod tls {
             let text = error.to_string();
             assert!(text.contains(name) && text.contains(why), "{text}");
         }
+    }
+}
+
+#[test]
+fn tls_faults_are_told_apart_by_what_the_implementation_says() {
+    for (said, fault) in [
+        (
+            "TLSHandshakeFailure invalid peer certificate: UnknownIssuer",
+            TlsFault::Untrusted,
+        ),
+        (
+            "invalid peer certificate: certificate expired: verification time 1",
+            TlsFault::Expired,
+        ),
+        (
+            "invalid peer certificate: certificate not valid for name \"a\"",
+            TlsFault::OtherName,
+        ),
+        (
+            "received corrupt message of type InvalidContentType",
+            TlsFault::NotTls,
+        ),
+        ("received fatal alert: ProtocolVersion", TlsFault::Handshake),
+    ] {
+        assert_eq!(TlsFault::of(said), fault, "{said}");
     }
 }

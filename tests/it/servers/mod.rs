@@ -3,10 +3,12 @@
 mod guarded;
 mod postgres;
 mod redis;
+mod tls;
 
 pub use guarded::spawn_bound_to_us;
 pub use postgres::Postgres;
 pub use redis::Redis;
+pub use tls::tls_provider;
 
 use std::net::TcpListener;
 
