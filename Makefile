@@ -3,7 +3,7 @@
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ARGS ?=
 
-.PHONY: help quickstart build test test-long test-sdk test-openapi fuzz check lint fmt docs bench deps deps-test
+.PHONY: help quickstart build test test-long test-sdk test-openapi fuzz deny check lint fmt docs bench deps deps-test
 
 help:
 	@echo "make quickstart   build, then stream a first answer through the proxy and keep serving (ARGS=--once: exit after it)"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-long    the same, with the long form of those that have one (minutes more)"
 	@echo "make test-sdk     the unmodified openai and anthropic packages against the program"
 	@echo "make test-openapi the management API against its description, by schemathesis (BUDGET=60 seconds)"
+	@echo "make deny         licences, advisories, bans and sources of all dependencies, by cargo-deny"
 	@echo "make fuzz         mutated inputs at every reader of what strangers send, ten minutes each (BUDGET=600 seconds)"
 	@echo "make check        formatting, lints and documentation, as before each landing"
 	@echo "make lint | fmt   lints alone | format the sources"
@@ -36,6 +37,11 @@ test-sdk: deps
 	python3 -m venv "$(TARGET)/sdk"
 	"$(TARGET)/sdk/bin/pip" install --quiet --disable-pip-version-check openai anthropic
 	"$(TARGET)/sdk/bin/python" tests/sdk/run.py "$(TARGET)/debug/llm-proxy"
+
+# Advisories come from the network; without it licences, bans and sources are still held by `make test`.
+deny: deps
+	@cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
+	cargo deny check
 
 # Two at a time, on as many cores.
 fuzz: deps

@@ -25,6 +25,8 @@ mod commands;
 #[cfg(test)]
 mod config_history;
 #[cfg(test)]
+mod dependencies;
+#[cfg(test)]
 mod difficult_clients;
 #[cfg(test)]
 mod doctor;
