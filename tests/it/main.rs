@@ -29,6 +29,8 @@ mod dependencies;
 #[cfg(test)]
 mod difficult_clients;
 #[cfg(test)]
+mod docs;
+#[cfg(test)]
 mod doctor;
 #[cfg(test)]
 mod edge;

@@ -4,6 +4,8 @@
 //! what the handlers read; `operations.rs` is the table of routes, held against the router.
 
 mod document;
+#[cfg(test)]
+mod markdown;
 mod operations;
 mod requests;
 pub mod shapes;

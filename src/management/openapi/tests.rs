@@ -99,6 +99,17 @@ fn the_document_in_docs_is_this_one() {
     assert!(kept == text, "docs/openapi.json is old: run with UPDATE_GOLDEN=1");
 }
 
+#[test]
+fn the_page_in_docs_is_this_one() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/api.md");
+    let text = super::markdown::page();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(path, &text).expect("a written page");
+    }
+    let kept = std::fs::read_to_string(path).expect("docs/api.md");
+    assert!(kept == text, "docs/api.md is old: run with UPDATE_GOLDEN=1");
+}
+
 #[tokio::test]
 async fn the_description_needs_a_bearer_who_may_read() {
     let bench = Bench::new();
