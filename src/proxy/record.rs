@@ -98,7 +98,7 @@ impl EdgeProxy {
         }
     }
 
-    /// Client requests that left for a provider, and answers from the cache.
+    /// Answers from the cache.
     fn count_usage(&self, ctx: &RequestCtx) {
         let Some(caller) = &ctx.caller else { return };
         let by_proxy = ctx
@@ -107,13 +107,24 @@ impl EdgeProxy {
             .is_some_and(|path| path.class == crate::domain::PathClass::Models);
         if ctx.cache.outcome.is_some_and(CacheOutcome::is_hit) && !by_proxy {
             self.counters.count_cache_hit(caller.token_id);
-        } else if ctx.outcome.sent {
-            if caller.max_requests.is_some() {
-                // its grant has counted the request
-                self.counters.note_use(caller.token_id);
-            } else {
-                self.counters.count_request(caller.token_id);
-            }
+        }
+    }
+
+    /// The request leaves for a provider: from now on it counts, once, whatever follows. Counted before the client has its
+    /// answer, so that a limit set after the answer knows of it.
+    pub(super) fn note_sent(&self, ctx: &mut RequestCtx) {
+        if let Some(reservation) = &mut ctx.reservation {
+            reservation.mark_sent();
+        }
+        if std::mem::replace(&mut ctx.outcome.sent, true) {
+            return;
+        }
+        let Some(caller) = &ctx.caller else { return };
+        if caller.max_requests.is_some() {
+            // its grant has counted the request
+            self.counters.note_use(caller.token_id);
+        } else {
+            self.counters.count_request(caller.token_id);
         }
     }
 

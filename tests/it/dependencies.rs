@@ -115,3 +115,65 @@ fn licence_expressions_are_read_as_they_are_meant() {
         assert_eq!(is_allowed(expression, &allowed), good, "{expression}");
     }
 }
+
+/// Crates that are in the tree in several versions, because those who use them have not met yet. A new one is to be avoided, or
+/// to be added here.
+const SEVERAL: &[&str] = &[
+    "block-buffer",
+    "const-oid",
+    "cpufeatures",
+    "crypto-common",
+    "digest",
+    "fallible-iterator",
+    "foldhash",
+    "getrandom",
+    "hashbrown",
+    "hashlink",
+    "heck",
+    "indexmap",
+    "libc",
+    "lock_api",
+    "once_cell",
+    "openssl-probe",
+    "parking_lot",
+    "parking_lot_core",
+    "rand",
+    "rand_chacha",
+    "rand_core",
+    "rustls-native-certs",
+    "socket2",
+    "syn",
+    "synstructure",
+    "thiserror",
+    "thiserror-impl",
+];
+
+#[test]
+fn no_further_crate_is_there_twice() {
+    let tree = Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--locked",
+            "--offline",
+            "--prefix",
+            "none",
+            "--edges",
+            "normal",
+            "--duplicates",
+            "--depth",
+            "0",
+        ])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo runs");
+    let tree = String::from_utf8_lossy(&tree.stdout).into_owned();
+    let twice: std::collections::BTreeSet<&str> = tree
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .filter(|name| !name.is_empty())
+        .collect();
+    let new: Vec<&&str> = twice.iter().filter(|name| !SEVERAL.contains(name)).collect();
+    assert!(new.is_empty(), "in several versions: {new:?}");
+    let gone: Vec<&&str> = SEVERAL.iter().filter(|name| !twice.contains(*name)).collect();
+    assert!(gone.is_empty(), "no longer in several versions: {gone:?}");
+}

@@ -86,6 +86,8 @@ mod service;
 #[cfg(test)]
 mod settings_seen;
 #[cfg(test)]
+mod several_providers;
+#[cfg(test)]
 mod stores_in_trouble;
 #[cfg(test)]
 mod streaming;

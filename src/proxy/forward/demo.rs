@@ -25,10 +25,7 @@ impl EdgeProxy {
         permit: &mut Permit,
     ) -> Delivered {
         permit.succeeded();
-        if let Some(reservation) = &mut ctx.reservation {
-            reservation.mark_sent();
-        }
-        ctx.outcome.sent = true;
+        self.note_sent(ctx);
         let Some(path) = &ctx.path else {
             return Delivered::Whole;
         };

@@ -103,10 +103,7 @@ impl EdgeProxy {
                 };
             }
         };
-        if let Some(reservation) = &mut ctx.reservation {
-            reservation.mark_sent();
-        }
-        ctx.outcome.sent = true;
+        self.note_sent(ctx);
         address(&mut head, &connected.session, &provider);
         ctx.outcome.served.request_started_at = Some(self.clock.now());
         let mut upload = Upload {
