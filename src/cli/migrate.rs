@@ -16,6 +16,11 @@ pub enum MigrateCommand {
     Up,
     /// Say what is applied and what is missing.
     Status,
+    /// Say the newest migration that is applied.
+    Version,
+    /// Not supported: migrations are not undone; a backup made before brings the database back.
+    #[command(hide = true)]
+    Down,
     /// Seal provider keys at rest that are not sealed yet; a server may run meanwhile.
     Encrypt {
         /// Seal all anew with the first of `encryption.keys`, those of older keys too.
@@ -32,18 +37,36 @@ pub enum MigrateCommand {
 
 /// Runs `migrate`.
 pub fn run(global: &Global, command: &MigrateCommand) -> Result<(), Failure> {
+    if matches!(command, MigrateCommand::Down) {
+        return Err(Failure::Usage(
+            "migrations are not undone: put a backup from before back with `llm-proxy restore FILE`"
+                .to_owned(),
+        ));
+    }
     let loaded = Source::of(global)?.load_or_report(global.json)?;
     let sealing = match command {
         MigrateCommand::Encrypt { rotate: true, .. } => Some(Sealing::All),
         MigrateCommand::Encrypt { status: false, .. } => Some(Sealing::Bare),
         MigrateCommand::Encrypt { .. } | MigrateCommand::EncryptStatus => Some(Sealing::Look),
-        MigrateCommand::Up | MigrateCommand::Status => None,
+        MigrateCommand::Up | MigrateCommand::Status | MigrateCommand::Version | MigrateCommand::Down => None,
     };
     if let Some(sealing) = sealing {
         return encrypt(global, &loaded.settings, sealing);
     }
     let up = matches!(command, MigrateCommand::Up);
     let rows = app::migrate(&loaded.settings, up)?;
+    if matches!(command, MigrateCommand::Version) {
+        let newest = rows
+            .iter()
+            .filter(|row| row.applied_at.is_some())
+            .map(|row| row.version)
+            .max();
+        return if global.json {
+            output::json(&json!({"version": newest}))
+        } else {
+            output::line(&newest.map_or_else(|| "none".to_owned(), |version| format!("{version:04}")))
+        };
+    }
     if global.json {
         let list: Vec<_> = rows
             .iter()

@@ -4,6 +4,7 @@
 
 mod api;
 mod backup;
+mod benchmark;
 mod chat;
 mod client_config;
 mod completion;
@@ -94,6 +95,8 @@ enum Command {
     /// The same as `chat`, as it was called before.
     #[command(subcommand, hide = true)]
     Openai(OpenaiCommand),
+    /// Send the same request again and again through the proxy, and say how long it takes.
+    Benchmark(benchmark::BenchmarkArguments),
     /// Print ready-made settings for a client.
     ClientConfig(client_config::ClientConfigArguments),
     /// Print what a shell completes.
@@ -174,6 +177,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Chat(arguments) | Command::Openai(OpenaiCommand::Chat(arguments)) => {
             chat::run(&global, &arguments)
         }
+        Command::Benchmark(arguments) => benchmark::run(&global, &arguments),
         Command::ClientConfig(arguments) => client_config::run(&global, &arguments),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Config(command) => config::run(&global, &command),

@@ -23,6 +23,9 @@ pub struct ServerArguments {
     /// Log to this file (LOG_FILE).
     #[arg(long, value_name = "FILE")]
     log_file: Option<PathBuf>,
+    /// Write the process's number to this file, and remove it at the end.
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
     /// Log level debug.
     #[arg(short = 'v', long)]
     debug: bool,
@@ -59,6 +62,14 @@ pub fn run(global: &Global, arguments: ServerArguments) -> Result<(), Failure> {
         loaded,
         reread: Box::new(reread),
     })?;
-    app.run(|_, _| async {})?;
-    Ok(())
+    if let Some(path) = &arguments.pid_file {
+        std::fs::write(path, format!("{}\n", std::process::id()))
+            .map_err(|error| Failure::Failed(format!("`{}`: {error}", path.display())))?;
+    }
+    let ended = app.run(|_, _| async {});
+    if let Some(path) = &arguments.pid_file {
+        // whoever took it away meanwhile wanted it gone
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(ended?)
 }

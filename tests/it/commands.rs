@@ -326,3 +326,65 @@ fn codes_are_explained() {
     assert_eq!(json_of(run(&["explain", "--json", "overloaded"]))["status"], 503);
     assert_eq!(run(&["explain", "no_such_code"]).status.code(), Some(2));
 }
+
+#[test]
+fn a_benchmark_counts_times_statuses_and_hits() {
+    let provider = Provider::start();
+    let edge = TestEdge::plan(&provider)
+        .with(json!({"cache": {"enabled": true}}))
+        .start();
+    let user = edge.token(json!({}));
+    let base = format!("http://{}", edge.proxy);
+    let run = |more: &[&str]| {
+        let mut arguments = vec![
+            "benchmark",
+            "--json",
+            "--base-url",
+            &base,
+            "--token",
+            &user.secret,
+        ];
+        arguments.extend(more);
+        let output = edge.run(&arguments);
+        let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
+        (output.status.code(), report)
+    };
+    let (code, report) = run(&["-r", "40", "-n", "4"]);
+    assert_eq!(
+        (code, &report["requests"], &report["statuses"]["200"]),
+        (Some(0), &json!(40), &json!(40)),
+        "{report}"
+    );
+    assert_eq!(provider.count(), 40);
+    assert!(
+        report["milliseconds"]["p99"].as_f64().is_some_and(|ms| ms > 0.0),
+        "{report}"
+    );
+    let (code, report) = run(&["-r", "5", "--cache-ttl", "60"]);
+    assert_eq!((code, &report["cache_hits"]), (Some(0), &json!(4)), "{report}");
+    let (code, report) = run(&["-r", "2", "--endpoint", "/v1/nowhere"]);
+    assert_eq!(
+        (code, &report["statuses"]["404"]),
+        (Some(1), &json!(2)),
+        "{report}"
+    );
+    assert_eq!(
+        edge.run(&["benchmark", "--token", "x", "-r", "0"]).status.code(),
+        Some(2)
+    );
+}
+
+#[test]
+fn migrate_version_is_a_number_and_down_is_not_supported() {
+    let edge = TestEdge::start(&Provider::start());
+    let config = edge.config_path();
+    let run = |word: &str| edge.run(&["migrate", word, "-c", config.to_str().expect("a path")]);
+    let version = String::from_utf8_lossy(&run("version").stdout).trim().to_owned();
+    assert!(
+        version.len() == 4 && version.parse::<u32>().is_ok_and(|number| number >= 2),
+        "{version}"
+    );
+    let down = run("down");
+    assert_eq!(down.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&down.stderr).contains("restore"));
+}
