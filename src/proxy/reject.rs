@@ -21,6 +21,8 @@ impl EdgeProxy {
         denial: Denial,
     ) -> pingora_core::Result<()> {
         ctx.outcome.refusal = Some(denial.code);
+        // free before the client hears of it
+        ctx.reservation = None;
         ctx.outcome.origin = Origin::Proxy;
         if let Some(scope) = denial.scope {
             self.metrics.count_rate_limited(scope);

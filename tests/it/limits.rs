@@ -244,3 +244,30 @@ fn refusal_by_rate_speaks_the_clients_dialect() {
     assert!(retry_after(&refused) >= 1);
     refused.refused_as_anthropic(429, "rate_limit_exceeded", "rate_limit_error");
 }
+
+#[test]
+fn a_place_is_free_when_the_answer_is_there() {
+    let (provider, edge) = start(json!({}));
+    let user = edge.token(json!({"limits": {"concurrency": 1}}));
+    let chunked = Reply::status(200)
+        .pieces(vec![b"{".to_vec(), b"}".to_vec()])
+        .chunked();
+    for round in 0..60 {
+        match round % 4 {
+            0 => drop(user.chat("gpt-a").expect(200)),
+            1 => {
+                // whoever reads to the end marker alone asks again at once
+                let mut stream = user.chat_stream("gpt-a");
+                while stream.next_event().expect("the end marker").data != "[DONE]" {}
+            }
+            2 => {
+                provider.next(chunked.clone());
+                user.chat("gpt-a").expect(200);
+            }
+            _ => {
+                provider.next(Reply::raw("garbage"));
+                user.chat("gpt-a").expect(502);
+            }
+        }
+    }
+}

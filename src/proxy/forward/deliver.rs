@@ -17,6 +17,7 @@ use crate::cache;
 use crate::cache::{AnswerFacts, CacheOutcome, storable};
 use crate::dialect::sse::{HttpEnd, StreamKind, StreamVerdict};
 use crate::domain::{Denial, DenialCode};
+use crate::limit::Reservation;
 use crate::proxy::EdgeProxy;
 use crate::proxy::caching::Fill;
 use crate::proxy::ctx::RequestCtx;
@@ -106,10 +107,22 @@ impl EdgeProxy {
             return Delivered::Broken(error);
         }
         ctx.outcome.first_byte = Some(self.clock.monotonic().saturating_sub(ctx.arrival.started));
+        if first.is_none() {
+            // the head is all there is
+            ctx.reservation = None;
+        }
         if let Err(gone) = client.write_head(head).await {
             return gone_away(ctx, fill, gone);
         }
-        let ended = pump(first, &mut body, events.as_mut(), client, fill).await;
+        let ended = pump(
+            first,
+            &mut body,
+            events.as_mut(),
+            client,
+            fill,
+            &mut ctx.reservation,
+        )
+        .await;
         ctx.outcome.bytes_out = client.bytes_out;
         let http_end = if framing == Framing::Close {
             HttpEnd::Closed
@@ -158,6 +171,7 @@ impl EdgeProxy {
         } else {
             fill.abandon();
         }
+        ctx.reservation = None;
         if let Err(gone) = client.write_body(Bytes::new(), true).await {
             return gone_away(ctx, fill, gone);
         }
@@ -233,11 +247,16 @@ async fn pump(
     mut events: Option<&mut EventRelay>,
     client: &mut Client<'_>,
     fill: &mut Fill<'_>,
+    places: &mut Option<Reservation>,
 ) -> Result<(), RelayFailure> {
     let mut next = first;
     while let Some(bytes) = next {
         fill.write(&bytes).await;
         let last = body.is_complete();
+        if last || is_whole(events.as_deref()) {
+            // its places are free before the client has it all: its next request may come at once
+            *places = None;
+        }
         if last && events.is_none() {
             // stored before the client has it all: its next request may come at once
             fill.finish().await;

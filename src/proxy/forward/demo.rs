@@ -77,13 +77,19 @@ impl EdgeProxy {
             .write_head(head)
             .await
             .map_err(|gone| Self::client_left(ctx, gone))?;
+        let mut left = demo.events.len();
         for (pause, piece) in demo.events {
+            left -= 1;
             if !pause.is_zero() {
                 tokio::select! {
                     biased;
                     gone = client.gone() => return Err(Self::client_left(ctx, gone)),
                     () = tokio::time::sleep(pause) => {}
                 }
+            }
+            if left == 0 {
+                // its places are free before the client has it all
+                ctx.reservation = None;
             }
             client
                 .write_body(piece, false)
