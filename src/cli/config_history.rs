@@ -189,12 +189,19 @@ fn places(source: &Source) -> Result<(PathBuf, PathBuf), Failure> {
 /// What a file that cannot be used says of the state folder, if it says so on a line of its own.
 fn state_dir_in(path: &Path) -> Option<PathBuf> {
     let text = std::fs::read_to_string(path).ok()?;
-    let value_of = |key: &str| {
-        let line = text.lines().find_map(|line| line.trim().strip_prefix(key))?;
-        let value = line.trim().trim_matches(['"', '\'']);
-        (!value.is_empty() && !value.contains('$')).then(|| PathBuf::from(value))
+    let values = |key: &'static str| {
+        let lines = text.lines().filter_map(move |line| line.trim().strip_prefix(key));
+        lines
+            .map(|line| PathBuf::from(line.trim().trim_matches(['"', '\''])))
+            .filter(|value| !value.as_os_str().is_empty() && !value.to_string_lossy().contains('$'))
     };
-    value_of("state_dir:").or_else(|| Some(value_of("path:")?.parent()?.to_owned()))
+    let named = values("state_dir:").next();
+    // else the folder of the database
+    named.or_else(|| {
+        let database =
+            values("path:").find(|value| value.extension().is_some_and(|extension| extension == "db"))?;
+        database.parent().map(Path::to_owned)
+    })
 }
 
 /// Writes beside and renames over: whoever reads sees the old text or the new one.

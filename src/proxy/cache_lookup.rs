@@ -11,7 +11,7 @@ use super::body::{RequestBody, Understood};
 use super::ctx::RequestCtx;
 use super::decorate::decorate;
 use super::outcome::Origin;
-use crate::cache::{CacheOutcome, EntryKey, KeyParts, Plan, canonical_json, not_cached};
+use crate::cache::{Bypass, CacheOutcome, EntryKey, KeyParts, Plan, canonical_json, not_cached};
 use crate::domain::{Clock, Denial};
 
 /// Bodies above this are brought into canonical form off the proxy's threads.
@@ -20,6 +20,11 @@ const INLINE_CANONICAL_BYTES: usize = 64 * 1024;
 impl EdgeProxy {
     /// Decides whether the request is looked up, and under which key.
     pub(super) async fn plan_cache(&self, session: &Session, ctx: &mut RequestCtx) -> Result<(), Denial> {
+        if ctx.is_realtime() {
+            // a session is no answer that could be kept, and none that is kept is a session
+            ctx.cache.outcome = Some(CacheOutcome::Bypass(Bypass::Method));
+            return Ok(());
+        }
         let head = session.req_header();
         let snapshot = Arc::clone(&ctx.snapshot);
         let plan = Plan::of(&snapshot.settings.cache, head.method.as_str(), &head.headers);
