@@ -69,6 +69,35 @@ fn a_service_is_put_in_place_kept_and_taken_away() {
         .expect("the copy runs");
     assert!(works.success());
 
+    // what was installed can be used with what the unit gives it
+    let unit_text = std::fs::read_to_string(&unit).expect("the unit");
+    assert!(
+        unit_text.contains("Environment=ENCRYPTION_KEY_FILE=")
+            && unit_text.contains("EnvironmentFile=-/etc/llm-proxy/environment")
+    );
+    let key = at("encryption.key");
+    std::fs::write(&key, "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n").expect("a key");
+    let variables = text
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .filter(|(name, _)| !name.starts_with('#'));
+    let output = Command::new(at("usr/local/bin/llm-proxy"))
+        .args(["config", "check", "--config"])
+        .arg(at("etc/llm-proxy/llm-proxy.yaml"))
+        .env_clear()
+        .envs(variables)
+        .env("OPENAI_API_KEY", "sk-of-the-operator")
+        .env("ENCRYPTION_KEY_FILE", &key)
+        .env("MANAGEMENT_ON_PROXY_LISTENER", "off")
+        .current_dir(root)
+        .output()
+        .expect("the copy runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+
     // what the operator wrote stays; program and unit are replaced
     std::fs::write(at("etc/llm-proxy/llm-proxy.yaml"), "# mine\n").expect("a file");
     std::fs::write(&secrets, text.replace("OPENAI_API_KEY=", "OPENAI_API_KEY=sk-x")).expect("a file");
