@@ -27,6 +27,38 @@ fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).expect("a file").permissions().mode() & 0o777
 }
 
+/// What was installed can be used with what the unit gives it.
+fn assert_starts_with_what_the_unit_gives(root: &Path, secrets: &str) {
+    let at = |below: &str| root.join(below);
+    let unit_text = std::fs::read_to_string(at("etc/systemd/system/llm-proxy.service")).expect("the unit");
+    assert!(
+        unit_text.contains("Environment=ENCRYPTION_KEY_FILE=")
+            && unit_text.contains("EnvironmentFile=-/etc/llm-proxy/environment")
+    );
+    let key = at("encryption.key");
+    std::fs::write(&key, "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n").expect("a key");
+    let variables = secrets
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .filter(|(name, _)| !name.starts_with('#'));
+    let output = Command::new(at("usr/local/bin/llm-proxy"))
+        .args(["config", "check", "--config"])
+        .arg(at("etc/llm-proxy/llm-proxy.yaml"))
+        .env_clear()
+        .envs(variables)
+        .env("OPENAI_API_KEY", "sk-of-the-operator")
+        .env("ENCRYPTION_KEY_FILE", &key)
+        .env("MANAGEMENT_ON_PROXY_LISTENER", "off")
+        .current_dir(root)
+        .output()
+        .expect("the copy runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
 #[test]
 fn a_service_is_put_in_place_kept_and_taken_away() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -69,34 +101,7 @@ fn a_service_is_put_in_place_kept_and_taken_away() {
         .expect("the copy runs");
     assert!(works.success());
 
-    // what was installed can be used with what the unit gives it
-    let unit_text = std::fs::read_to_string(&unit).expect("the unit");
-    assert!(
-        unit_text.contains("Environment=ENCRYPTION_KEY_FILE=")
-            && unit_text.contains("EnvironmentFile=-/etc/llm-proxy/environment")
-    );
-    let key = at("encryption.key");
-    std::fs::write(&key, "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n").expect("a key");
-    let variables = text
-        .lines()
-        .filter_map(|line| line.split_once('='))
-        .filter(|(name, _)| !name.starts_with('#'));
-    let output = Command::new(at("usr/local/bin/llm-proxy"))
-        .args(["config", "check", "--config"])
-        .arg(at("etc/llm-proxy/llm-proxy.yaml"))
-        .env_clear()
-        .envs(variables)
-        .env("OPENAI_API_KEY", "sk-of-the-operator")
-        .env("ENCRYPTION_KEY_FILE", &key)
-        .env("MANAGEMENT_ON_PROXY_LISTENER", "off")
-        .current_dir(root)
-        .output()
-        .expect("the copy runs");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert_starts_with_what_the_unit_gives(root, &text);
 
     // what the operator wrote stays; program and unit are replaced
     std::fs::write(at("etc/llm-proxy/llm-proxy.yaml"), "# mine\n").expect("a file");
