@@ -161,27 +161,17 @@ fn load_as(source: &Source, file: &Loaded, text: &Secret) -> Result<Loaded, Fail
         .map_err(|errors| Failure::Failed(format!("what was in force cannot be read any more:\n{errors}")))
 }
 
-/// The file, and the state folder: by a file that can be read, else by the copies beside the usual database.
+/// The file, and the state folder: what the file says of it, else where it is without a file.
 fn places(source: &Source) -> Result<(PathBuf, PathBuf), Failure> {
-    let loaded = source.load().or_else(|_| {
-        // a file that cannot be used is what people roll back from
-        let nothing = Source {
-            file: FileChoice::Nothing,
-            ..source.clone()
-        };
-        nothing.load()
-    });
-    let loaded = loaded.map_err(|errors| Failure::Failed(errors.to_string()))?;
-    let path = match &source.file {
-        FileChoice::Path(path) => Some(path.clone()),
-        _ => loaded.path.clone().or_else(|| source.named_file()),
-    };
-    let path = path.ok_or_else(|| Failure::Usage("name the file to put back with `--config`".to_owned()))?;
+    let path = source
+        .chosen_file()
+        .ok_or_else(|| Failure::Usage("name the file to put back with `--config`".to_owned()))?;
     let path = std::fs::canonicalize(source.cwd.join(&path))
         .map_err(|error| Failure::Failed(format!("`{}`: {error}", path.display())))?;
+    // a file that cannot be used is what people roll back from
     let state_dir = match source.load() {
         Ok(loaded) => loaded.settings.server.state_dir,
-        Err(_) => state_dir_in(&path).unwrap_or(loaded.settings.server.state_dir),
+        Err(_) => state_dir_in(&path).unwrap_or_else(|| PathBuf::from("data")),
     };
     Ok((path, source.cwd.join(state_dir)))
 }

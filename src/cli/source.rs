@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Failure, Global, output};
-use crate::config::{EnvSource, FileChoice, LoadRequest, Loaded, ProcessEnvironment, load};
+use crate::config::{EnvSource, FileChoice, LoadRequest, Loaded, ProcessEnvironment, chosen_file, load};
 
 /// The environment with some variables set by flags.
 #[derive(Debug, Clone, Default)]
@@ -70,27 +70,23 @@ impl Source {
         })
     }
 
-    /// The file that the environment names, or the usual one if it is there.
-    pub fn named_file(&self) -> Option<PathBuf> {
-        let variables = self.overlay.variables();
-        let named = ["LLM_PROXY_CONFIG", "API_CONFIG_PATH"].iter().find_map(|name| {
-            let found = variables
-                .iter()
-                .find(|(known, value)| known == name && !value.is_empty());
-            found.map(|(_, value)| PathBuf::from(value))
-        });
-        let usual = PathBuf::from("conf/llm-proxy.yaml");
-        named.or_else(|| self.cwd.join(&usual).exists().then_some(usual))
+    /// The file that is read, also when it cannot be used.
+    pub fn chosen_file(&self) -> Option<PathBuf> {
+        chosen_file(&self.request())
     }
 
     /// Reads and checks the configuration.
     pub fn load(&self) -> Result<Loaded, crate::config::ConfigErrors> {
-        load(&LoadRequest {
+        load(&self.request())
+    }
+
+    fn request(&self) -> LoadRequest<'_> {
+        LoadRequest {
             file: self.file.clone(),
             env: &self.overlay,
             cwd: self.cwd.clone(),
             needs_management_token: self.needs_management_token,
-        })
+        }
     }
 
     /// Reads and checks the configuration; faults are printed.

@@ -41,16 +41,19 @@ impl History {
     /// When the copy cannot be written.
     pub fn keep(&self, text: &Secret, now: Timestamp) -> io::Result<()> {
         let mut names = self.names()?;
-        if let Some(newest) = names.last()
-            && std::fs::read_to_string(self.folder.join(newest))? == text.expose()
+        let newest = names.last();
+        if let Some(newest) = newest
+            && std::fs::read(self.folder.join(newest))? == text.expose().as_bytes()
         {
             return Ok(());
         }
+        // a clock that was set back must not make an older copy the newest
+        let after = newest.map_or(0, |newest| micros_of(newest) + 1);
         match std::fs::DirBuilder::new().mode(0o700).create(&self.folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        let name = format!("{:020}.yaml", now.as_micros());
+        let name = format!("{:020}.yaml", now.as_micros().max(after));
         let unfinished = self.folder.join("unfinished");
         let mut file = std::fs::OpenOptions::new()
             .write(true)
@@ -75,9 +78,8 @@ impl History {
     pub fn all(&self) -> io::Result<Vec<Kept>> {
         let mut kept = Vec::new();
         for name in self.names()?.iter().rev() {
-            let micros = name.trim_end_matches(".yaml").parse().unwrap_or_default();
             kept.push(Kept {
-                since: Timestamp::from_micros(micros),
+                since: Timestamp::from_micros(micros_of(name)),
                 text: Secret::new(std::fs::read_to_string(self.folder.join(name))?),
             });
         }
@@ -101,6 +103,10 @@ impl History {
         names.sort();
         Ok(names)
     }
+}
+
+fn micros_of(name: &str) -> i64 {
+    name.trim_end_matches(".yaml").parse().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -127,6 +133,8 @@ mod tests {
             all.iter().map(|kept| kept.text.expose().to_owned()).collect()
         };
         assert_eq!(texts(), ["a: 1", "a: 2", "a: 1"]);
+        keep("set back", 5);
+        assert_eq!(texts()[0], "set back");
         for number in 0..40 {
             keep(&format!("b: {number}"), 100 + number);
         }

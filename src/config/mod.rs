@@ -38,7 +38,7 @@ pub mod units;
 pub use diff::{Diff, diff};
 pub use environment::{EnvSource, Environment, ProcessEnvironment};
 pub use error::{ConfigErrors, Fault};
-pub use load::{FileChoice, LoadRequest, Loaded, load};
+pub use load::{FileChoice, LoadRequest, Loaded, chosen_file, load};
 pub use nearest::nearest;
 pub use settings::*;
 pub use show::{mask_url, show, show_yaml};

@@ -193,6 +193,12 @@ impl Loaded {
     }
 }
 
+/// The file that a request would read, also when it cannot be used.
+pub fn chosen_file(request: &LoadRequest<'_>) -> Option<PathBuf> {
+    let (environment, _) = Environment::gather(request.env, &request.cwd).ok()?;
+    choose_file(request, &environment)
+}
+
 fn choose_file(request: &LoadRequest<'_>, environment: &Environment) -> Option<PathBuf> {
     match &request.file {
         FileChoice::Path(path) | FileChoice::Text { path, .. } => Some(path.clone()),
