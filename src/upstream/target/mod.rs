@@ -5,6 +5,8 @@
 //! its connections again. Pingora's connector reads root certificates and panics on bad ones: it is built at
 //! the first call, off the runtime, after the file was checked.
 
+mod tls_fault;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -31,6 +33,8 @@ use crate::config::{Http2, ProviderSettings};
 use crate::domain::spawn::spawn;
 use crate::domain::{Clock, Denial, DenialCode};
 
+pub use tls_fault::TlsFault;
+
 /// How long resolved addresses are taken as they are.
 const ADDRESSES_FRESH_FOR: Duration = Duration::from_secs(30);
 /// How long they serve while no newer ones can be had.
@@ -45,50 +49,6 @@ const LEAST_PER_ADDRESS: Duration = Duration::from_millis(250);
 /// streams whose clients do not read can never stop the others.
 const HTTP2_STREAMS: u32 = 64;
 const HTTP2_STREAM_WINDOW: u32 = 512 * 1024;
-
-/// What was wrong with a TLS handshake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TlsFault {
-    /// The certificate is of no authority that is trusted here.
-    Untrusted,
-    /// The certificate is not valid now.
-    Expired,
-    /// The certificate is for other names.
-    OtherName,
-    /// What answers does not speak TLS.
-    NotTls,
-    /// Anything else.
-    Handshake,
-}
-
-impl TlsFault {
-    /// In words.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Untrusted => "its certificate is of no authority that is trusted here",
-            Self::Expired => "its certificate has expired or is not valid yet",
-            Self::OtherName => "its certificate is for another name",
-            Self::NotTls => "what answers there does not speak TLS",
-            Self::Handshake => "the handshake failed",
-        }
-    }
-
-    /// From what the TLS implementation said.
-    fn of(said: &str) -> Self {
-        let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
-        if says(&["UnknownIssuer", "UnknownCA", "BadSignature", "CaUsedAsEndEntity"]) {
-            Self::Untrusted
-        } else if says(&["Expired", "NotValidYet", "expired", "not valid yet"]) {
-            Self::Expired
-        } else if says(&["NotValidForName", "not valid for name"]) {
-            Self::OtherName
-        } else if says(&["InvalidContentType", "InvalidMessage", "corrupt message"]) {
-            Self::NotTls
-        } else {
-            Self::Handshake
-        }
-    }
-}
 
 /// Why no connection was made.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -270,28 +270,3 @@ mod tls {
         }
     }
 }
-
-#[test]
-fn tls_faults_are_told_apart_by_what_the_implementation_says() {
-    for (said, fault) in [
-        (
-            "TLSHandshakeFailure invalid peer certificate: UnknownIssuer",
-            TlsFault::Untrusted,
-        ),
-        (
-            "invalid peer certificate: certificate expired: verification time 1",
-            TlsFault::Expired,
-        ),
-        (
-            "invalid peer certificate: certificate not valid for name \"a\"",
-            TlsFault::OtherName,
-        ),
-        (
-            "received corrupt message of type InvalidContentType",
-            TlsFault::NotTls,
-        ),
-        ("received fatal alert: ProtocolVersion", TlsFault::Handshake),
-    ] {
-        assert_eq!(TlsFault::of(said), fault, "{said}");
-    }
-}
