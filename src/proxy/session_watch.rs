@@ -10,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::EdgeProxy;
 use super::ctx::RequestCtx;
-use super::path::RequestPath;
+use super::path::{CALL_PARAMETER, RequestPath};
 use crate::auth::credential_hash;
 use crate::domain::{Denial, DenialCode, TokenHash};
 use crate::upstream::catalogue::Target;
@@ -164,6 +164,12 @@ impl SessionWatch<'_> {
             ));
         };
         let has_own_key = caller.provider_keys.contains_key(&*self.provider);
+        if self.path.names_call() {
+            target
+                .provider
+                .rules
+                .check_shared_state(CALL_PARAMETER, has_own_key)?;
+        }
         target.provider.rules.check_head(&facts, has_own_key)
     }
 }

@@ -21,6 +21,22 @@ fn packages() -> Vec<Value> {
     metadata["packages"].as_array().expect("packages").clone()
 }
 
+/// A line for each crate that `cargo tree` shows.
+fn tree(more: &[&str]) -> String {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--offline", "--prefix", "none"])
+        .args(more)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 /// The strings of a list in `deny.toml`.
 fn listed(key: &str) -> Vec<String> {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deny.toml")).expect("deny.toml");
@@ -69,20 +85,7 @@ fn licences_are_permissive() {
 fn what_is_banned_is_not_in_the_tree_and_everything_is_from_the_registry() {
     let banned = listed("deny");
     assert!(banned.contains(&"openssl-sys".to_owned()));
-    let tree = Command::new(env!("CARGO"))
-        .args([
-            "tree",
-            "--locked",
-            "--offline",
-            "--prefix",
-            "none",
-            "--edges",
-            "normal,build",
-        ])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("cargo runs");
-    let tree = String::from_utf8_lossy(&tree.stdout).into_owned();
+    let tree = tree(&["--edges", "normal,build"]);
     assert!(tree.lines().count() > 100, "{tree}");
     let found: Vec<&str> = tree
         .lines()
@@ -150,23 +153,7 @@ const SEVERAL: &[&str] = &[
 
 #[test]
 fn no_further_crate_is_there_twice() {
-    let tree = Command::new(env!("CARGO"))
-        .args([
-            "tree",
-            "--locked",
-            "--offline",
-            "--prefix",
-            "none",
-            "--edges",
-            "normal",
-            "--duplicates",
-            "--depth",
-            "0",
-        ])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("cargo runs");
-    let tree = String::from_utf8_lossy(&tree.stdout).into_owned();
+    let tree = tree(&["--edges", "normal", "--duplicates", "--depth", "0"]);
     let twice: std::collections::BTreeSet<&str> = tree
         .lines()
         .filter_map(|line| line.split(' ').next())

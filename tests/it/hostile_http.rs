@@ -286,7 +286,14 @@ fn who_expects_a_continue_is_refused_before_the_body() {
         // nothing is sent until a 100 comes; it never does
         let first = connection.read_line().expect("an answer");
         assert!(first.contains(&status.to_string()), "{path}: {first}");
-        let _ = code;
+        let mut said = None;
+        while let Some(line) = connection.read_line().filter(|line| !line.is_empty()) {
+            let field = line
+                .split_once(':')
+                .filter(|(name, _)| name.eq_ignore_ascii_case("x-llm-proxy-error-code"));
+            said = said.or(field.map(|(_, value)| value.trim().to_owned()));
+        }
+        assert_eq!(said.as_deref(), Some(code), "{path}");
         assert!(connection.is_closed_within(Duration::from_secs(8)), "{path}");
     }
     assert_eq!(provider.count(), 0);

@@ -132,7 +132,10 @@ fn no_mutation_gets_past_a_rule_or_breaks_the_program() {
     user.chat("gpt-a").expect(200);
     let text = edge.sidecar().get("/metrics/prometheus").expect(200).text();
     assert!(!edge.logs().contains("panicked"), "{}", edge.logs());
-    assert!(text.contains("llm_proxy_requests_total"));
+    assert!(
+        text.lines().any(|line| line == "llm_proxy_panics_total 0"),
+        "a request panicked"
+    );
     let grown = edge.resident_kib().saturating_sub(memory);
     assert!(grown < 32 * 1024, "{grown} KiB more after {sent} requests");
     assert!(

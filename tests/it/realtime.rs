@@ -1,7 +1,7 @@
 //! WebSocket sessions on `/v1/realtime`: admission, the bytes, and every way in which a session ends.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,119 +15,10 @@ use tungstenite::{Message, WebSocket};
 use crate::edge::{TestEdge, TokenUser};
 use crate::http::{Request, chat};
 use crate::provider::Provider;
+use crate::provider::realtime::{ACCEPT, Realtime, Session, read_head};
 use crate::wait::wait_until;
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-
-/// A provider of realtime sessions: keeps the heads it saw, plays a script in each session, and then echoes.
-struct Realtime {
-    address: SocketAddr,
-    heads: Arc<Mutex<Vec<String>>>,
-    ended: Arc<Mutex<Vec<String>>>,
-}
-
-type Session = WebSocket<TcpStream>;
-
-impl Realtime {
-    fn start(script: impl Fn(&mut Session) -> Option<()> + Send + Sync + 'static) -> Self {
-        Self::with_first_bytes(b"", script)
-    }
-
-    /// Sends `first` in one write with the head of its 101.
-    fn with_first_bytes(
-        first: &[u8],
-        script: impl Fn(&mut Session) -> Option<()> + Send + Sync + 'static,
-    ) -> Self {
-        let mut answer = format!(
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {ACCEPT}\r\nopenai-organization: org\r\n\r\n"
-        )
-        .into_bytes();
-        answer.extend_from_slice(first);
-        Self::answering(answer, script)
-    }
-
-    fn answering(
-        answer: Vec<u8>,
-        script: impl Fn(&mut Session) -> Option<()> + Send + Sync + 'static,
-    ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("its address");
-        let (heads, ended) = (
-            Arc::<Mutex<Vec<String>>>::default(),
-            Arc::<Mutex<Vec<String>>>::default(),
-        );
-        let (seen, ends, script) = (heads.clone(), ended.clone(), Arc::new(script));
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (seen, ends, script, answer) =
-                    (seen.clone(), ends.clone(), script.clone(), answer.clone());
-                thread::spawn(move || {
-                    let mut stream = stream;
-                    let head = read_head(&mut stream);
-                    seen.lock().expect("heads").push(head);
-                    if stream.write_all(&answer).is_err() || !answer.starts_with(b"HTTP/1.1 101") {
-                        return;
-                    }
-                    let mut session = WebSocket::from_raw_socket(stream, Role::Server, None);
-                    script(&mut session);
-                    // what the proxy says at the end
-                    let end = loop {
-                        match session.read() {
-                            Ok(Message::Close(frame)) => {
-                                let _ = session.flush();
-                                break format!("close {}", code(frame.as_ref()));
-                            }
-                            Ok(message) => drop(session.send(message)),
-                            Err(error) => break format!("broken {error}"),
-                        }
-                    };
-                    ends.lock().expect("ends").push(end);
-                });
-            }
-        });
-        Self {
-            address,
-            heads,
-            ended,
-        }
-    }
-
-    /// Echoes every message.
-    fn echo() -> Self {
-        Self::start(|_| None)
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
-    fn head(&self) -> String {
-        self.heads
-            .lock()
-            .expect("heads")
-            .last()
-            .cloned()
-            .unwrap_or_default()
-    }
-
-    fn count(&self) -> usize {
-        self.heads.lock().expect("heads").len()
-    }
-}
-
-fn code(frame: Option<&CloseFrame>) -> u16 {
-    frame.map_or(0, |frame| frame.code.into())
-}
-
-fn read_head(stream: &mut TcpStream) -> String {
-    let mut head = Vec::new();
-    let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) == 1 {
-        head.push(byte[0]);
-    }
-    String::from_utf8_lossy(&head).to_lowercase()
-}
 
 /// An edge whose `openai` is `realtime`; the other provider is a fake as usual.
 fn edge(realtime: &Realtime, over: Value) -> TestEdge {
@@ -687,4 +578,72 @@ fn other_requests_live_beside_sessions() {
         user.post("/v1/chat/completions", chat("gpt-a")).expect(200);
         echoes(session);
     }
+}
+
+#[test]
+fn a_provider_that_closes_under_a_speaking_client_is_heard_to_its_last_word() {
+    let realtime = Realtime::start(|session| {
+        session.read().ok()?;
+        session.send(Message::text("the last but one")).ok()?;
+        let reason = CloseFrame {
+            code: CloseCode::Library(4000),
+            reason: "session_expired".into(),
+        };
+        session.close(Some(reason)).ok()?;
+        session.flush().ok();
+        // gone, while the client goes on speaking
+        session.get_ref().shutdown(std::net::Shutdown::Both).ok()
+    });
+    let edge = edge(&realtime, json!({}));
+    let user = edge.token(json!({}));
+    let mut session = open(&user);
+    for _ in 0..200 {
+        if session.send(Message::binary(vec![1; 4000])).is_err() {
+            break;
+        }
+    }
+    assert_eq!(
+        session.read().expect("a message"),
+        Message::text("the last but one")
+    );
+    assert_eq!(
+        closing(&mut session, Duration::from_secs(5)),
+        (4000, "session_expired".to_owned())
+    );
+}
+
+#[test]
+fn a_client_that_never_stops_does_not_silence_the_provider() {
+    let realtime = Realtime::start(|session| {
+        let mut out = session.get_ref().try_clone().ok()?;
+        thread::spawn(move || {
+            thread::sleep(Duration::from_millis(300));
+            // an unmasked text frame
+            let _ = out.write_all(b"\x81\x02hi");
+        });
+        let end = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < end {
+            session.read().ok()?;
+        }
+        Some(())
+    });
+    let edge = edge(&realtime, json!({}));
+    let user = edge.token(json!({}));
+    let mut session = open(&user);
+    let mut out = session.get_ref().try_clone().expect("the socket");
+    let stop = Instant::now() + Duration::from_millis(2500);
+    let flood = thread::spawn(move || {
+        let mut frame = vec![0x82, 0xfe, 0xff, 0xff, 0, 0, 0, 0];
+        frame.resize(frame.len() + 0xffff, 7);
+        while Instant::now() < stop && out.write_all(&frame).is_ok() {}
+    });
+    let from = Instant::now();
+    assert_eq!(session.read().expect("a message"), Message::text("hi"));
+    assert!(
+        from.elapsed() < Duration::from_millis(1500),
+        "{:?}",
+        from.elapsed()
+    );
+    drop(session);
+    flood.join().expect("no panic");
 }

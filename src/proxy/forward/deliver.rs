@@ -123,6 +123,8 @@ impl EdgeProxy {
             &mut ctx.reservation,
         )
         .await;
+        // nothing of it is under way at the provider any more: free before the client hears the end
+        ctx.reservation = None;
         ctx.outcome.bytes_out = client.bytes_out;
         let http_end = if framing == Framing::Close {
             HttpEnd::Closed
@@ -171,7 +173,6 @@ impl EdgeProxy {
         } else {
             fill.abandon();
         }
-        ctx.reservation = None;
         if let Err(gone) = client.write_body(Bytes::new(), true).await {
             return gone_away(ctx, fill, gone);
         }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod connection;
+pub mod realtime;
 mod refusing;
 mod reply;
 

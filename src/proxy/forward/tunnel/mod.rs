@@ -169,8 +169,9 @@ impl WebSocketSession {
                 if let Some(error) = broken {
                     log::debug!("a provider's WebSocket connection broke: {error}");
                 }
+                // what it said before, its closing frame above all, is still delivered
+                let _ = timeout(LAST_WORDS, self.down.drain()).await;
                 let orderly = self.down.has_closed() || self.up.has_closed();
-                self.down.end().await;
                 if orderly { Ending::Complete } else { Ending::Cut }
             }
             End::Ours(end) => {
@@ -191,8 +192,8 @@ impl WebSocketSession {
         tokio::pin!(ended);
         let mut last = Instant::now();
         loop {
+            // in no fixed order: a side that never stops must not silence the other
             let moved = tokio::select! {
-                biased;
                 end = &mut ended => return End::Ours(end),
                 moved = self.up.step() => match moved {
                     Ok(Moved::Bytes) => true,
