@@ -15,7 +15,7 @@ use super::views::{
 };
 use super::wiring::{LiveSettings, audit_settings, log_settings, management_settings, sealer};
 use crate::auth::Authenticator;
-use crate::cache::{ResponseCache, RunningFills};
+use crate::cache::ResponseCache;
 use crate::config::Settings;
 use crate::domain::Clock;
 use crate::domain::crypto::Sealer;
@@ -185,7 +185,6 @@ fn common(
         audit,
         cache: Arc::new(ResponseCache::new(
             settings.cache.max_size_bytes,
-            RunningFills::Private,
             Arc::clone(&clock),
         )),
         metrics: Metrics::new(Arc::clone(&clock))?,

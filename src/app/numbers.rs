@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::build::Common;
 use crate::auth::AuthStatistics;
-use crate::cache::StoreStats;
+use crate::cache::CacheStats;
 use crate::domain::spawn;
 use crate::listen::{Drain, Front, FrontCounters};
 use crate::proxy::EdgeServer;
@@ -55,14 +55,16 @@ pub(super) fn connect(
     metrics.connect(Source::UsageUpdatesPending, move || counters.pending() as u64);
     let counters = Arc::clone(&common.counters);
     metrics.connect(Source::UsageUpdatesLost, move || counters.lost());
-    let of_cache: [Read<StoreStats>; 3] = [
-        (Source::CacheBytes, |stats| stats.bytes),
-        (Source::CacheEntries, |stats| stats.entries),
-        (Source::CacheEvictions, |stats| stats.evicted),
+    let of_cache: [Read<CacheStats>; 5] = [
+        (Source::CacheBytes, |stats| stats.store.bytes),
+        (Source::CacheEntries, |stats| stats.store.entries),
+        (Source::CacheEvictions, |stats| stats.store.evicted),
+        (Source::CacheFillsDropped, |stats| stats.store.dropped),
+        (Source::CacheCoalesced, |stats| stats.coalesced),
     ];
     for (source, read) in of_cache {
         let cache = Arc::clone(&common.cache);
-        metrics.connect(source, move || read(&cache.stats().store));
+        metrics.connect(source, move || read(&cache.stats()));
     }
     let of_tokens: [Read<AuthStatistics>; 3] = [
         (Source::KnownTokens, |auth| auth.known_tokens as u64),

@@ -192,6 +192,8 @@ impl CacheAdmin for CacheView {
             misses: stats.misses,
             stores: stats.stores,
             bypasses: stats.bypasses,
+            coalesced: stats.coalesced,
+            followers: stats.followers,
         }
     }
 }

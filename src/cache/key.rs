@@ -6,16 +6,24 @@ use std::sync::Arc;
 use http::HeaderMap;
 use sha2::{Digest, Sha256};
 
-use crate::domain::ProjectId;
+use crate::domain::{ProjectId, TokenId};
 
 /// Headers that are part of the question.
-const HEADERS: [&str; 3] = ["anthropic-version", "anthropic-beta", "openai-beta"];
+const HEADERS: [&str; 5] = [
+    "anthropic-version",
+    "anthropic-beta",
+    "openai-beta",
+    "openai-organization",
+    "openai-project",
+];
 
 /// Everything a key is made of. Nothing else of a request has any influence.
 #[derive(Debug, Clone, Copy)]
 pub struct KeyParts<'a> {
     /// Whose answers these are.
     pub project: ProjectId,
+    /// Whose alone, where tokens do not share (`scope: token`).
+    pub token: Option<TokenId>,
     /// The method; HEAD looks for what GET stored.
     pub method: &'a str,
     /// The path without query, without our own prefixes.
@@ -87,8 +95,12 @@ impl EntryKey {
     /// The key of a request.
     pub fn of(parts: &KeyParts<'_>) -> Self {
         let address = Address::of(parts.method, parts.path, parts.query);
-        let mut framed = Framed(Sha256::new());
+        let mut framed = Framed::new();
         framed.part(parts.project.as_bytes());
+        framed.count(usize::from(parts.token.is_some()));
+        if let Some(token) = &parts.token {
+            framed.part(token.as_bytes());
+        }
         framed.part(address.method.as_bytes());
         framed.part(address.url.as_bytes());
         framed.count(parts.targets.len());
@@ -104,11 +116,8 @@ impl EntryKey {
             }
         }
         framed.part(parts.body);
-        let digest = framed.0.finalize();
-        let mut hash = [0; 16];
-        hash.copy_from_slice(&digest[..16]);
         Self {
-            hash,
+            hash: framed.hash(),
             project: parts.project,
             address: Arc::new(address),
         }
@@ -128,14 +137,26 @@ pub(super) fn shown(hash: &[u8; 16]) -> String {
 }
 
 /// Hashes each part after its length, so that no two lists of parts are the same bytes.
-struct Framed(Sha256);
+pub(super) struct Framed(Sha256);
 
 impl Framed {
-    fn count(&mut self, number: usize) {
+    pub(super) fn new() -> Self {
+        Self(Sha256::new())
+    }
+
+    pub(super) fn count(&mut self, number: usize) {
         self.0.update((number as u64).to_be_bytes());
     }
 
-    fn part(&mut self, bytes: &[u8]) {
+    /// 128 bits of the whole.
+    pub(super) fn hash(self) -> [u8; 16] {
+        let digest = self.0.finalize();
+        let mut hash = [0; 16];
+        hash.copy_from_slice(&digest[..16]);
+        hash
+    }
+
+    pub(super) fn part(&mut self, bytes: &[u8]) {
         self.count(bytes.len());
         self.0.update(bytes);
     }
@@ -155,6 +176,7 @@ mod tests {
     fn parts<'a>(headers: &'a HeaderMap, targets: &'a [(&'a str, &'a str)]) -> KeyParts<'a> {
         KeyParts {
             project: ProjectId::from_bytes([1; 16]),
+            token: None,
             method: "POST",
             path: "/v1/chat/completions",
             query: Some("b=2&a=1"),
@@ -191,6 +213,14 @@ mod tests {
         let different = [
             KeyParts {
                 project: ProjectId::from_bytes([2; 16]),
+                ..base
+            },
+            KeyParts {
+                token: Some(TokenId::from_bytes([1; 16])),
+                ..base
+            },
+            KeyParts {
+                token: Some(TokenId::from_bytes([2; 16])),
                 ..base
             },
             KeyParts {
@@ -231,7 +261,7 @@ mod tests {
         seen.push(key(base));
         seen.sort_unstable();
         seen.dedup();
-        assert_eq!(seen.len(), 11);
+        assert_eq!(seen.len(), 13);
     }
 
     #[test]

@@ -1,6 +1,32 @@
 //! What the cache did for a request, as the client reads it.
 
-use super::policy::Bypass;
+use std::borrow::Cow;
+
+use super::policy::{Bypass, Wish};
+
+/// Why a request that was looked up went to the provider; the words of RFC 9211.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forwarded {
+    /// Nothing was found.
+    UriMiss,
+    /// Only answers to requests with other fields were found.
+    VaryMiss,
+    /// What was found is not fresh any more.
+    Stale,
+    /// The request wants it: `no-cache`, or younger or fresher than what was found.
+    Request,
+}
+
+impl Forwarded {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::UriMiss => "uri-miss",
+            Self::VaryMiss => "vary-miss",
+            Self::Stale => "stale",
+            Self::Request => "request",
+        }
+    }
+}
 
 /// What became of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,15 +37,20 @@ pub enum CacheOutcome {
     ConditionalHit,
     /// Storing has begun.
     Stored {
-        /// Only because the request asked for it.
-        forced: bool,
-        /// The request said `no-cache`, so nothing was looked for.
-        refresh: bool,
+        /// Whose wish alone allows it.
+        forced: Option<Wish>,
+        /// Why the provider was asked.
+        forwarded: Forwarded,
+    },
+    /// The provider said that what is stored still holds.
+    Revalidated {
+        /// Why the provider was asked.
+        forwarded: Forwarded,
     },
     /// Looked up, not found, not storable.
     Miss {
-        /// The request said `no-cache`.
-        refresh: bool,
+        /// Why the provider was asked.
+        forwarded: Forwarded,
     },
     /// Not looked up.
     Bypass(Bypass),
@@ -31,26 +62,35 @@ impl CacheOutcome {
         match self {
             Self::Hit => "hit",
             Self::ConditionalHit => "conditional-hit",
-            Self::Stored { .. } => "stored",
+            Self::Stored { .. } | Self::Revalidated { .. } => "stored",
             Self::Miss { .. } => "miss",
             Self::Bypass(_) => "bypass",
         }
     }
 
     /// `Cache-Status` as RFC 9211 writes it.
-    pub fn cache_status(self) -> &'static str {
+    pub fn cache_status(self) -> Cow<'static, str> {
         match self {
-            Self::Hit | Self::ConditionalHit => "llm-proxy; hit",
-            Self::Stored { forced, refresh } => match (forced, refresh) {
-                (false, false) => "llm-proxy; stored; fwd=uri-miss",
-                (true, false) => "llm-proxy; stored; fwd=uri-miss; detail=forced",
-                (false, true) => "llm-proxy; stored; fwd=request",
-                (true, true) => "llm-proxy; stored; fwd=request; detail=forced",
-            },
-            Self::Miss { refresh: false } => "llm-proxy; fwd=uri-miss",
-            Self::Miss { refresh: true } | Self::Bypass(Bypass::NoStore) => "llm-proxy; fwd=request",
-            Self::Bypass(Bypass::Method) => "llm-proxy; fwd=method",
-            Self::Bypass(Bypass::Off) => "llm-proxy; fwd=bypass",
+            Self::Hit | Self::ConditionalHit => "llm-proxy; hit".into(),
+            Self::Stored {
+                forced: None,
+                forwarded: Forwarded::UriMiss,
+            } => "llm-proxy; stored; fwd=uri-miss".into(),
+            Self::Stored { forced, forwarded } => {
+                let detail = match forced {
+                    None => "",
+                    Some(Wish::Request) => "; detail=forced",
+                    Some(Wish::Rule) => "; detail=rule",
+                };
+                format!("llm-proxy; stored; fwd={}{detail}", forwarded.as_str()).into()
+            }
+            Self::Revalidated { forwarded } => {
+                format!("llm-proxy; stored; fwd={}; fwd-status=304", forwarded.as_str()).into()
+            }
+            Self::Miss { forwarded } => format!("llm-proxy; fwd={}", forwarded.as_str()).into(),
+            Self::Bypass(Bypass::NoStore) => "llm-proxy; fwd=request".into(),
+            Self::Bypass(Bypass::Method) => "llm-proxy; fwd=method".into(),
+            Self::Bypass(Bypass::Off) => "llm-proxy; fwd=bypass".into(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 pub use super::address::{BaseUrl, ListenAddress, Scheme};
 pub use super::auth::AuthSettings;
-pub use super::cache::CacheSettings;
+pub use super::cache::{CacheRule, CacheScope, CacheSettings};
 pub use super::limits::{DistributedSettings, FleetSize, LimitsSettings, RateFallback};
 pub use super::management::{
     ManagementRole, ManagementSettings, ManagementToken, MetricsSettings, OnProxyListener,

@@ -193,6 +193,10 @@ pub struct CacheStats {
     pub stores: u64,
     /// Requests that were not looked up.
     pub bypasses: u64,
+    /// Requests answered by the provider call of an identical one that was under way.
+    pub coalesced: u64,
+    /// Requests that wait for such an answer, or read it, now.
+    pub followers: u64,
 }
 
 /// The counters of tokens that are not in the store yet.

@@ -34,7 +34,7 @@ pub(super) enum Admitted {
 }
 
 /// Why admission ended early.
-enum Stop {
+pub(super) enum Stop {
     /// A refusal to be written.
     Denied(Denial),
     /// The client left or broke its own request.

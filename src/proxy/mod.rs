@@ -137,12 +137,13 @@ impl ProxyHttp for EdgeProxy {
     async fn cache_hit_filter(
         &self,
         _: &mut Session,
-        meta: &CacheMeta,
+        _: &CacheMeta,
         _: &mut HitHandler,
         _: bool,
-        ctx: &mut RequestCtx,
+        _: &mut RequestCtx,
     ) -> pingora_core::Result<Option<ForcedFreshness>> {
-        Ok(self.judge_hit(meta, ctx))
+        // it was judged when it was chosen
+        Ok(Some(ForcedFreshness::ForceFresh))
     }
 
     async fn response_filter(
@@ -179,7 +180,7 @@ impl ProxyHttp for EdgeProxy {
         true
     }
 
-    async fn logging(&self, session: &mut Session, _: Option<&Error>, ctx: &mut RequestCtx) {
-        self.record(session, ctx);
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut RequestCtx) {
+        self.record(session, error, ctx);
     }
 }

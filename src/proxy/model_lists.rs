@@ -14,7 +14,7 @@ use super::EdgeProxy;
 use super::ctx::RequestCtx;
 use super::path::RequestPath;
 use crate::auth::Principal;
-use crate::cache::{Bypass, CacheOutcome};
+use crate::cache::{Bypass, CacheOutcome, Forwarded};
 use crate::dialect::model_list::{ListedModel, MAX_LIST_BYTES, parse_list, render_list, render_model};
 use crate::domain::{Denial, DenialCode, Dialect, Glob, Secret};
 use crate::upstream::Provider;
@@ -164,13 +164,20 @@ impl EdgeProxy {
                     fetched: self.clock.monotonic(),
                 });
                 slot.kept.store(Some(Arc::clone(&fresh)));
-                (Some(fresh), CacheOutcome::Miss { refresh: false })
+                (
+                    Some(fresh),
+                    CacheOutcome::Miss {
+                        forwarded: Forwarded::UriMiss,
+                    },
+                )
             }
             None => {
                 log::warn!(provider = &*provider.name; "the model list of upstream `{}` could not be fetched", provider.name);
                 (
                     kept.filter(|kept| age(kept) < USABLE),
-                    CacheOutcome::Miss { refresh: false },
+                    CacheOutcome::Miss {
+                        forwarded: Forwarded::UriMiss,
+                    },
                 )
             }
         }

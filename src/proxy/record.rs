@@ -19,10 +19,19 @@ use crate::telemetry::{AccessLine, Outcome};
 
 impl EdgeProxy {
     /// Runs in `logging`: after the answer, whatever became of it.
-    pub(super) fn record(&self, session: &mut Session, ctx: &mut RequestCtx) {
+    pub(super) fn record(
+        &self,
+        session: &mut Session,
+        error: Option<&pingora_core::Error>,
+        ctx: &mut RequestCtx,
+    ) {
         let duration = self.clock.monotonic().saturating_sub(ctx.arrival.started);
         if ctx.cache.outcome.is_some_and(CacheOutcome::is_hit) {
-            ctx.outcome.ending = Ending::Complete;
+            ctx.outcome.ending = match error.map(pingora_core::Error::esource) {
+                None => Ending::Complete,
+                Some(pingora_core::ErrorSource::Downstream) => Ending::ClientGone,
+                Some(_) => Ending::Cut,
+            };
             ctx.outcome.bytes_out = session.downstream_session.body_bytes_sent() as u64;
         }
         self.count_usage(ctx);
@@ -48,7 +57,9 @@ impl EdgeProxy {
             self.metrics.record_request(labels, &facts);
         }
         self.count_cache(ctx);
-        // the reservation ends with the request, not with the connection
+        // what is held for the request ends with it, not with the connection
+        ctx.cache.follower = None;
+        ctx.cache.forward = None;
         ctx.reservation = None;
         ctx.place = None;
         ctx.running = None;
@@ -90,7 +101,9 @@ impl EdgeProxy {
         self.cache.count(outcome);
         self.metrics.count_cache(match outcome {
             CacheOutcome::Hit | CacheOutcome::ConditionalHit => CacheEvent::Hit,
-            CacheOutcome::Stored { .. } | CacheOutcome::Miss { .. } => CacheEvent::Miss,
+            CacheOutcome::Stored { .. } | CacheOutcome::Revalidated { .. } | CacheOutcome::Miss { .. } => {
+                CacheEvent::Miss
+            }
             CacheOutcome::Bypass(_) => CacheEvent::Bypass,
         });
         if matches!(outcome, CacheOutcome::Stored { .. }) {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use llm_proxy::cache::policy::CacheControl;
-use llm_proxy::cache::{AnswerFacts, Framing, Plan, storable};
+use llm_proxy::cache::{AnswerFacts, Framing, Plan, RuleFacts, storable};
 use llm_proxy::config::{CacheSettings, EnvSource, FileChoice, LoadRequest, load, show_yaml};
 use llm_proxy::dialect::inspect::{InspectError, Inspector, WatchedKeys, inspect};
 use llm_proxy::dialect::multipart;
@@ -202,6 +202,7 @@ fn cache_headers() {
             &settings,
             if text.len() % 2 == 0 { "GET" } else { "POST" },
             &request,
+            RuleFacts::default(),
         ) {
             Plan::Lookup(lookup) => lookup,
             Plan::Bypass(_) => return Ok(()),

@@ -18,6 +18,8 @@ mod bench_itself;
 mod broken_providers;
 #[cfg(test)]
 mod cache;
+mod cache_rules;
+mod cache_together;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]

@@ -1,123 +1,66 @@
-//! Answers in memory: Pingora's `Storage` over a map bounded by bytes.
+//! Answers in memory, in a map bounded by bytes.
 //!
 //! An answer is put into the map when it is finished and whole: of the announced length, within the largest
 //! size, a stream with its end marker. A fill that is dropped, cut or too large leaves nothing behind, and no
-//! error of the storage ever reaches the client whose answer is being written. Running fills can be shared
-//! with other readers; a reader of a fill that fails gets an error, never a clean end. Freshness is kept in
-//! monotonic time: a jump of the wall clock neither revives nor kills an entry. Expired entries are misses.
+//! error of the store ever reaches the client whose answer is being written. What is no longer fresh is a miss; it
+//! stays only where the provider can be asked whether it still holds.
+//!
+//! Answers that vary by request fields are kept under hashes of their own. Under the key itself the store then keeps
+//! which fields these are: at most [`MOST_NAME_SETS`] different sets, the newest first.
 
-use std::any::Any;
-use std::collections::HashMap;
+mod writer;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
-use http::header;
-use parking_lot::Mutex;
-use pingora_cache::key::CacheHashKey;
-use pingora_cache::storage::streaming_write::U64WriteId;
-use pingora_cache::storage::{
-    HandleMiss, HitHandler, MissFinishType, MissHandler, PurgeOutcome, PurgeTarget,
-};
-use pingora_cache::storage::{PurgeType, Storage};
-use pingora_cache::trace::SpanHandle;
-use pingora_cache::{CacheKey, CacheMeta};
-use pingora_core::{Error, ErrorType, Result};
+use http::{HeaderMap, header};
 use pingora_http::ResponseHeader;
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 
-use super::complete::stream_is_complete;
-use super::fill::{Fill, FillHit};
-use super::hit::WholeHit;
+pub use writer::Writer;
+
+use super::answer::{Answer, Head, OVERHEAD_BYTES};
 use super::key::{EntryKey, shown};
+use super::policy::Storable;
 use super::purge::Purge;
-use crate::domain::{Clock, ProjectId, Timestamp};
+use super::vary::VaryNames;
+use crate::domain::{Clock, ProjectId};
 
-/// What an entry weighs beside its body and head: map, key, counters.
-const OVERHEAD_BYTES: u64 = 600;
+/// Sets of field names that are known for one key; answers of older ones are found no more.
+const MOST_NAME_SETS: usize = 4;
 
-/// What the storage must know of a fill, besides key and head; travels in the extensions of the `CacheMeta`.
-#[derive(Debug, Clone, Copy)]
-pub struct FillRules {
-    /// How long the answer is fresh from now.
-    pub fresh_for: Duration,
-    /// How old it was when it came.
-    pub age: Duration,
-    /// Larger bodies are not kept.
-    pub max_object_bytes: u64,
-    /// The announced length.
-    pub content_length: Option<u64>,
-    /// Kept only with its end marker.
-    pub is_stream: bool,
-}
-
-/// A head with the times that belong to it.
+/// What is in the map.
 #[derive(Debug, Clone)]
-pub(super) struct Head {
-    header: ResponseHeader,
-    /// Monotonic: when it came, how old it was then, until when it is fresh.
-    came_at: Duration,
-    age_then: Duration,
-    fresh_until: Duration,
+enum Slot {
+    Answer(Arc<Answer>),
+    /// The fields that answers of this key vary by.
+    Names(Arc<NameSets>),
 }
 
-impl Head {
-    fn new(header: ResponseHeader, now: Duration, rules: &FillRules) -> Self {
-        Self {
-            header,
-            came_at: now,
-            age_then: rules.age,
-            fresh_until: now + rules.fresh_for,
+#[derive(Debug)]
+struct NameSets {
+    owner: EntryKey,
+    sets: Vec<VaryNames>,
+}
+
+impl Slot {
+    fn owner(&self) -> &EntryKey {
+        match self {
+            Self::Answer(answer) => &answer.owner,
+            Self::Names(names) => &names.owner,
         }
     }
-
-    fn is_fresh(&self, now: Duration) -> bool {
-        now < self.fresh_until
-    }
-
-    /// Pingora's form, in the wall time of this moment.
-    fn meta(&self, clock: &dyn Clock) -> CacheMeta {
-        let now = clock.monotonic();
-        let wall = system_time(clock.now());
-        let age = now.saturating_sub(self.came_at) + self.age_then;
-        let fresh_for = self.fresh_until.saturating_sub(now);
-        let created = wall.checked_sub(age).unwrap_or(UNIX_EPOCH);
-        CacheMeta::new(wall + fresh_for, created, 0, 0, self.header.clone())
-    }
-
-    fn bytes(&self) -> u64 {
-        let fields = self.header.headers.iter();
-        fields
-            .map(|(name, value)| (name.as_str().len() + value.len() + 64) as u64)
-            .sum()
-    }
 }
-
-pub(super) fn system_time(timestamp: Timestamp) -> SystemTime {
-    let micros = u64::try_from(timestamp.as_micros()).unwrap_or(0);
-    UNIX_EPOCH + Duration::from_micros(micros)
-}
-
-/// A whole answer.
-#[derive(Debug)]
-struct Entry {
-    head: Head,
-    body: Bytes,
-    owner: Option<Owner>,
-    weight: u64,
-}
-
-/// By what a purge finds an entry; travels in the extensions of the `CacheKey`.
-pub(super) type Owner = EntryKey;
 
 #[derive(Debug, Clone)]
 struct ByBytes;
 
-impl Weighter<[u8; 16], Arc<Entry>> for ByBytes {
-    fn weight(&self, _: &[u8; 16], entry: &Arc<Entry>) -> u64 {
-        entry.weight
+impl Weighter<[u8; 16], Slot> for ByBytes {
+    fn weight(&self, _: &[u8; 16], slot: &Slot) -> u64 {
+        match slot {
+            Slot::Answer(answer) => answer.weight(),
+            Slot::Names(names) => OVERHEAD_BYTES + names.sets.iter().map(VaryNames::bytes).sum::<u64>(),
+        }
     }
 }
 
@@ -125,29 +68,20 @@ impl Weighter<[u8; 16], Arc<Entry>> for ByBytes {
 #[derive(Debug, Clone, Default)]
 struct Evictions(Arc<AtomicU64>);
 
-impl Lifecycle<[u8; 16], Arc<Entry>> for Evictions {
-    type RequestState = Vec<Arc<Entry>>;
+impl Lifecycle<[u8; 16], Slot> for Evictions {
+    type RequestState = Vec<Slot>;
 
     fn begin_request(&self) -> Self::RequestState {
         Vec::new()
     }
 
-    fn on_evict(&self, state: &mut Self::RequestState, _: [u8; 16], entry: Arc<Entry>) {
+    fn on_evict(&self, state: &mut Self::RequestState, _: [u8; 16], slot: Slot) {
         self.0.fetch_add(1, Ordering::Relaxed);
-        state.push(entry);
+        state.push(slot);
     }
 }
 
-type Entries = quick_cache::sync::Cache<[u8; 16], Arc<Entry>, ByBytes, DefaultHashBuilder, Evictions>;
-
-/// Whether requests may read the running fill of another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RunningFills {
-    /// Each request asks the provider for itself until an answer is stored.
-    Private,
-    /// A running fill is a hit. Whoever fills must then go on while somebody reads.
-    Shared,
-}
+type Entries = quick_cache::sync::Cache<[u8; 16], Slot, ByBytes, DefaultHashBuilder, Evictions>;
 
 /// What operators see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -170,11 +104,20 @@ pub struct StoreStats {
     pub evicted: u64,
 }
 
-/// The store. Lives as long as the process, as Pingora demands.
+/// What is known about a question.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// An answer, fresh or not.
+    pub(super) answer: Option<Arc<Answer>>,
+    /// There are answers, but to requests with other fields.
+    pub(super) other_variants: bool,
+    /// Under what the answer will be kept, as far as can be told before it is there.
+    pub(super) hash: [u8; 16],
+}
+
+/// The store.
 pub struct MemoryStore {
     entries: Entries,
-    running: Mutex<HashMap<[u8; 16], Vec<Arc<Fill>>>>,
-    sharing: RunningFills,
     clock: Arc<dyn Clock>,
     max_bytes: u64,
     evicted: Arc<AtomicU64>,
@@ -182,13 +125,14 @@ pub struct MemoryStore {
     fill_bytes: AtomicU64,
     stored: AtomicU64,
     dropped: AtomicU64,
-    next_fill: AtomicU64,
     purges: AtomicU64,
+    /// Whether an answer to a GET was ever kept, so that unsafe requests have something to invalidate.
+    kept_a_get: AtomicBool,
 }
 
 impl MemoryStore {
-    /// A store of at most `max_bytes`, never to be freed.
-    pub fn leak(max_bytes: u64, sharing: RunningFills, clock: Arc<dyn Clock>) -> &'static Self {
+    /// A store of at most `max_bytes`.
+    pub fn new(max_bytes: u64, clock: Arc<dyn Clock>) -> Self {
         let evictions = Evictions::default();
         // shards divide the bytes among them: few, so that the largest answers fit
         let shards = usize::try_from(max_bytes >> 23).unwrap_or(16).clamp(1, 16);
@@ -211,10 +155,8 @@ impl MemoryStore {
                 evictions,
             ),
         };
-        Box::leak(Box::new(Self {
+        Self {
             entries,
-            running: Mutex::new(HashMap::new()),
-            sharing,
             clock,
             max_bytes,
             evicted,
@@ -222,9 +164,9 @@ impl MemoryStore {
             fill_bytes: AtomicU64::new(0),
             stored: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
-            next_fill: AtomicU64::new(1),
             purges: AtomicU64::new(0),
-        }))
+            kept_a_get: AtomicBool::new(false),
+        }
     }
 
     /// What operators see.
@@ -242,21 +184,155 @@ impl MemoryStore {
         }
     }
 
+    /// What is known about a question that came with these fields. An answer that is not fresh and that nobody can be
+    /// asked about is let go.
+    pub(super) fn look(&self, key: &EntryKey, request: &HeaderMap) -> Known {
+        match self.entries.get(&key.hash) {
+            None => Known {
+                hash: key.hash,
+                ..Known::default()
+            },
+            Some(Slot::Answer(answer)) => Known {
+                answer: self.if_useful(answer),
+                other_variants: false,
+                hash: key.hash,
+            },
+            Some(Slot::Names(names)) => {
+                let mut hashes = names.sets.iter().map(|set| set.hash(key, request));
+                let newest = hashes.next().unwrap_or(key.hash);
+                let found =
+                    std::iter::once(newest)
+                        .chain(hashes)
+                        .find_map(|hash| match self.entries.get(&hash) {
+                            Some(Slot::Answer(answer)) => self.if_useful(answer),
+                            _ => None,
+                        });
+                Known {
+                    other_variants: found.is_none(),
+                    hash: found.as_ref().map_or(newest, |answer| answer.hash),
+                    answer: found,
+                }
+            }
+        }
+    }
+
+    fn if_useful(&self, answer: Arc<Answer>) -> Option<Arc<Answer>> {
+        let fresh = !answer.head.fresh_for(self.clock.monotonic()).is_zero();
+        if fresh || (answer.owner.address.method == "GET" && answer.validators().is_some()) {
+            return Some(answer);
+        }
+        self.remove(&answer);
+        None
+    }
+
+    /// Lets go of an answer, unless another one has taken its place.
+    pub(super) fn remove(&self, answer: &Arc<Answer>) {
+        self.entries.remove_if(
+            &answer.hash,
+            |slot| matches!(slot, Slot::Answer(current) if Arc::ptr_eq(current, answer)),
+        );
+    }
+
+    /// Begins to keep an answer to a request with these fields; `head` is as it will be stored.
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        key: &EntryKey,
+        request: &HeaderMap,
+        head: ResponseHeader,
+        storable: &Storable,
+        max_object_bytes: u64,
+    ) -> Writer {
+        let hash = storable.vary.hash(key, request);
+        let purges = self.purges.load(Ordering::SeqCst);
+        if !storable.vary.is_empty() {
+            // known before the answer is whole: whoever waits for it asks again under its own variant
+            self.learn(key, &storable.vary);
+        }
+        let head = Head::new(head, self.clock.monotonic(), storable);
+        Writer::new(
+            Arc::clone(self),
+            key.clone(),
+            hash,
+            head,
+            storable,
+            max_object_bytes,
+            purges,
+        )
+    }
+
+    /// Puts a kept answer in its own place with a new head, after the provider has said that it still holds.
+    pub(super) fn refresh(
+        &self,
+        answer: &Answer,
+        request: &HeaderMap,
+        head: ResponseHeader,
+        storable: &Storable,
+    ) -> Arc<Answer> {
+        let purges = self.purges.load(Ordering::SeqCst);
+        let refreshed = Arc::new(Answer {
+            head: Head::new(head, self.clock.monotonic(), storable),
+            body: answer.body.clone(),
+            owner: answer.owner.clone(),
+            hash: storable.vary.hash(&answer.owner, request),
+        });
+        if !storable.vary.is_empty() {
+            self.learn(&answer.owner, &storable.vary);
+        }
+        self.insert(Arc::clone(&refreshed), purges);
+        refreshed
+    }
+
+    fn learn(&self, key: &EntryKey, names: &VaryNames) {
+        let mut sets = match self.entries.get(&key.hash) {
+            Some(Slot::Names(known)) if known.sets.first() == Some(names) => return,
+            Some(Slot::Names(known)) => known.sets.clone(),
+            Some(Slot::Answer(_)) | None => Vec::new(),
+        };
+        sets.retain(|set| set != names);
+        sets.insert(0, names.clone());
+        sets.truncate(MOST_NAME_SETS);
+        let owner = key.clone();
+        self.entries
+            .insert(key.hash, Slot::Names(Arc::new(NameSets { owner, sets })));
+    }
+
+    /// Keeps an answer unless a purge ran since `purges` was read; answers whether.
+    fn insert(&self, answer: Arc<Answer>, purges: u64) -> bool {
+        let unpurged = || self.purges.load(Ordering::SeqCst) == purges;
+        if !unpurged() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        if answer.owner.address.method == "GET" {
+            self.kept_a_get.store(true, Ordering::SeqCst);
+        }
+        self.entries
+            .insert(answer.hash, Slot::Answer(Arc::clone(&answer)));
+        if unpurged() {
+            self.stored.fetch_add(1, Ordering::Relaxed);
+            return true;
+        }
+        // a purge ran between the two looks: it may have missed this entry
+        self.remove(&answer);
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+        false
+    }
+
     /// Removes entries and answers how many. What is being filled at this moment is not stored.
     pub fn purge_entries(&self, purge: &Purge) -> u64 {
         self.purges.fetch_add(1, Ordering::SeqCst);
         let removed = AtomicU64::new(0);
-        self.entries.retain(|hash, entry| {
-            let hit = match (purge, &entry.owner) {
-                (Purge::All, _) => true,
-                (Purge::KeyPrefix(prefix), _) => shown(hash).starts_with(prefix.as_str()),
-                (Purge::Project(project), Some(owner)) => owner.project == *project,
-                (Purge::Address { address, project }, Some(owner)) => {
+        self.entries.retain(|_, slot| {
+            let owner = slot.owner();
+            let hit = match purge {
+                Purge::All => true,
+                Purge::KeyPrefix(prefix) => shown(&owner.hash).starts_with(prefix.as_str()),
+                Purge::Project(project) => owner.project == *project,
+                Purge::Address { address, project } => {
                     *owner.address == *address && project.is_none_or(|one: ProjectId| one == owner.project)
                 }
-                (Purge::Project(_) | Purge::Address { .. }, None) => false,
             };
-            if hit {
+            if hit && matches!(slot, Slot::Answer(_)) {
                 removed.fetch_add(1, Ordering::Relaxed);
             }
             !hit
@@ -264,274 +340,18 @@ impl MemoryStore {
         removed.into_inner()
     }
 
-    fn shares(&self) -> bool {
-        self.sharing == RunningFills::Shared
-    }
-
-    fn running_fill(&self, hash: &[u8; 16], id: Option<u64>) -> Option<Arc<Fill>> {
-        let running = self.running.lock();
-        let fills = running.get(hash)?;
-        match id {
-            Some(id) => fills.iter().find(|fill| fill.id == id).cloned(),
-            None => fills.iter().find(|fill| !fill.has_failed()).cloned(),
-        }
-    }
-
-    fn forget_fill(&self, hash: &[u8; 16], id: u64) {
-        let mut running = self.running.lock();
-        if let Some(fills) = running.get_mut(hash) {
-            fills.retain(|fill| fill.id != id);
-            if fills.is_empty() {
-                running.remove(hash);
-            }
-        }
-    }
-
-    fn fill_hit(&self, fill: &Arc<Fill>) -> (CacheMeta, HitHandler) {
-        let hit = FillHit::new(Arc::clone(fill));
-        (fill.head.meta(&*self.clock), Box::new(hit))
-    }
-
-    fn lookup_entry(&self, hash: &[u8; 16]) -> Option<(CacheMeta, HitHandler)> {
-        let entry = self.entries.get(hash)?;
-        if !entry.head.is_fresh(self.clock.monotonic()) {
-            self.entries
-                .remove_if(hash, |current| Arc::ptr_eq(current, &entry));
-            return None;
-        }
-        let hit = WholeHit::new(entry.body.clone());
-        Some((entry.head.meta(&*self.clock), Box::new(hit)))
+    /// Whether there may be answers to GETs.
+    pub(super) fn may_have_gets(&self) -> bool {
+        self.kept_a_get.load(Ordering::SeqCst)
     }
 }
 
-#[async_trait]
-impl Storage for MemoryStore {
-    async fn lookup(
-        &'static self,
-        key: &CacheKey,
-        _: &SpanHandle,
-    ) -> Result<Option<(CacheMeta, HitHandler)>> {
-        let hash = key.combined_bin();
-        if self.shares()
-            && let Some(fill) = self.running_fill(&hash, None)
-        {
-            return Ok(Some(self.fill_hit(&fill)));
-        }
-        Ok(self.lookup_entry(&hash))
+/// The head as it is stored: with the length of its body.
+fn framed(mut head: ResponseHeader, body_bytes: usize) -> Option<ResponseHeader> {
+    if !head.headers.contains_key(header::CONTENT_LENGTH) {
+        head.insert_header(header::CONTENT_LENGTH, body_bytes).ok()?;
     }
-
-    async fn lookup_streaming_write(
-        &'static self,
-        key: &CacheKey,
-        tag: Option<&[u8]>,
-        _: &SpanHandle,
-    ) -> Result<Option<(CacheMeta, HitHandler)>> {
-        let Some(id) = tag.and_then(|tag| U64WriteId::try_from(tag).ok()) else {
-            return Ok(None);
-        };
-        let fill = self.running_fill(&key.combined_bin(), Some(id.into()));
-        Ok(fill.map(|fill| self.fill_hit(&fill)))
-    }
-
-    async fn get_miss_handler(
-        &'static self,
-        key: &CacheKey,
-        meta: &CacheMeta,
-        _: &SpanHandle,
-    ) -> Result<MissHandler> {
-        let Some(rules) = meta.extensions().get::<FillRules>().copied() else {
-            return Error::e_explain(ErrorType::InternalError, "a fill without its rules");
-        };
-        let hash = key.combined_bin();
-        let id = self.next_fill.fetch_add(1, Ordering::Relaxed);
-        let head = Head::new(meta.response_header_copy(), self.clock.monotonic(), &rules);
-        let fill = Arc::new(Fill::new(id, head));
-        if self.shares() {
-            self.running
-                .lock()
-                .entry(hash)
-                .or_default()
-                .push(Arc::clone(&fill));
-        }
-        self.fills.fetch_add(1, Ordering::Relaxed);
-        Ok(Box::new(Writer {
-            store: self,
-            hash,
-            owner: key.extensions.get::<Owner>().cloned(),
-            tag: id.into(),
-            purges: self.purges.load(Ordering::SeqCst),
-            fill,
-            rules,
-            bytes: 0,
-            fate: Fate::Undecided,
-        }))
-    }
-
-    async fn purge(
-        &'static self,
-        target: PurgeTarget<'_>,
-        _: PurgeType,
-        _: &SpanHandle,
-    ) -> Result<PurgeOutcome> {
-        let removed = self.entries.remove(&target.key().combined_bin());
-        Ok(match removed {
-            Some(_) => PurgeOutcome::Purged(None),
-            None => PurgeOutcome::NotFound,
-        })
-    }
-
-    /// Nothing is revalidated, so nothing is updated.
-    async fn update_meta(&'static self, _: &CacheKey, _: &CacheMeta, _: &SpanHandle) -> Result<bool> {
-        Ok(false)
-    }
-
-    fn support_streaming_partial_write(&self) -> bool {
-        self.shares()
-    }
-
-    fn as_any(&self) -> &(dyn Any + Send + Sync + 'static) {
-        self
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Undecided,
-    /// Too large, or too much at once: the rest is not even looked at.
-    GivenUp,
-    Finished,
-}
-
-/// The writing end of a fill. Dropped without `finish`, the fill has failed.
-struct Writer {
-    store: &'static MemoryStore,
-    hash: [u8; 16],
-    owner: Option<Owner>,
-    tag: U64WriteId,
-    purges: u64,
-    fill: Arc<Fill>,
-    rules: FillRules,
-    bytes: u64,
-    fate: Fate,
-}
-
-impl Writer {
-    fn give_up(&mut self) {
-        self.fate = Fate::GivenUp;
-        self.fill.fail();
-        self.store.forget_fill(&self.hash, self.fill.id);
-        self.release_bytes();
-    }
-
-    fn release_bytes(&mut self) {
-        self.store.fill_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.bytes = 0;
-    }
-
-    fn is_whole(&self, body: &[u8]) -> bool {
-        let right_length = self
-            .rules
-            .content_length
-            .is_none_or(|length| length == body.len() as u64);
-        right_length && (!self.rules.is_stream || stream_is_complete(body))
-    }
-
-    fn keep(&self, body: Bytes) {
-        let mut head = self.fill.head.clone();
-        let framed = head.header.headers.contains_key(header::CONTENT_LENGTH);
-        if !framed
-            && head
-                .header
-                .insert_header(header::CONTENT_LENGTH, body.len())
-                .is_err()
-        {
-            return;
-        }
-        let weight = OVERHEAD_BYTES + head.bytes() + body.len() as u64;
-        let entry = Arc::new(Entry {
-            head,
-            body,
-            owner: self.owner.clone(),
-            weight,
-        });
-        let unpurged = || self.store.purges.load(Ordering::SeqCst) == self.purges;
-        if !unpurged() {
-            self.store.dropped.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        self.store.entries.insert(self.hash, Arc::clone(&entry));
-        if unpurged() {
-            self.store.stored.fetch_add(1, Ordering::Relaxed);
-        } else {
-            // a purge ran between the two looks: it may have missed this entry
-            self.store
-                .entries
-                .remove_if(&self.hash, |current| Arc::ptr_eq(current, &entry));
-            self.store.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-#[async_trait]
-impl HandleMiss for Writer {
-    async fn write_body(&mut self, data: Bytes, _: bool) -> Result<()> {
-        if self.fate != Fate::Undecided || data.is_empty() {
-            return Ok(());
-        }
-        let length = data.len() as u64;
-        let all_fills = self.store.fill_bytes.fetch_add(length, Ordering::Relaxed) + length;
-        self.bytes += length;
-        if self.bytes > self.rules.max_object_bytes || all_fills > self.store.max_bytes {
-            self.give_up();
-        } else {
-            self.fill.push(data);
-        }
-        Ok(())
-    }
-
-    async fn finish(mut self: Box<Self>) -> Result<MissFinishType> {
-        if self.fate != Fate::Undecided {
-            return Ok(MissFinishType::Created(0));
-        }
-        self.fate = Fate::Finished;
-        // WHY: one copy, for the chunks are slices of read buffers of 64 KiB each
-        let mut body = BytesMut::with_capacity(usize::try_from(self.bytes).unwrap_or(0));
-        self.fill.each_chunk(|chunk| body.extend_from_slice(chunk));
-        let body = body.freeze();
-        let size = body.len();
-        if self.is_whole(&body) {
-            self.keep(body);
-            self.fill.complete();
-        } else {
-            self.store.dropped.fetch_add(1, Ordering::Relaxed);
-            if self
-                .rules
-                .content_length
-                .is_some_and(|length| length != size as u64)
-            {
-                self.fill.fail();
-            } else {
-                self.fill.complete();
-            }
-        }
-        Ok(MissFinishType::Created(size))
-    }
-
-    fn streaming_write_tag(&self) -> Option<&[u8]> {
-        Some(self.tag.as_bytes())
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        if self.fate != Fate::Finished {
-            self.store.dropped.fetch_add(1, Ordering::Relaxed);
-            self.fill.fail();
-        }
-        self.store.forget_fill(&self.hash, self.fill.id);
-        self.release_bytes();
-        self.store.fills.fetch_sub(1, Ordering::Relaxed);
-    }
+    Some(head)
 }
 
 #[cfg(test)]

@@ -2,14 +2,17 @@
 //!
 //! RFC 9111 for a shared cache whose every request carries a credential, and one way around it: a request
 //! that says `Cache-Control: public` asks for its answer to be kept, and only the answer's `no-store`,
-//! `private` and `Vary: *` prevent that. What would need variants or revalidation is not stored.
+//! `private` and `Vary: *` prevent that. The operator can ask the same for POSTs of a kind (`cache.rules`). What is not
+//! fresh for any time is kept only where the provider can be asked whether it still holds.
 
 use std::time::Duration;
 
 use http::HeaderMap;
 use http::header;
 
-use crate::config::CacheSettings;
+use super::answer::has_validator;
+use super::vary::{Vary, VaryNames};
+use crate::config::{CacheRule, CacheScope, CacheSettings};
 use crate::domain::{Denial, DenialCode, Timestamp};
 
 /// The longest freshness, as RFC 9111 caps ages.
@@ -111,46 +114,71 @@ pub enum Plan {
     Lookup(Lookup),
 }
 
+/// Who asks for the answer to be kept, whatever the answer says of shared caches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// The request: `Cache-Control: public`.
+    Request,
+    /// The operator: one of `cache.rules`.
+    Rule,
+}
+
 /// What a request allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lookup {
-    /// It says `public`: keep the answer.
-    pub forced: bool,
+    /// Who asks for the answer to be kept.
+    pub wish: Option<Wish>,
     /// An answer may be stored (not for HEAD).
     pub may_store: bool,
+    /// A kept answer may be asked about at the provider (GET).
+    pub may_revalidate: bool,
     /// It says `no-cache`: the provider is asked, the answer replaces what is stored.
     pub refresh: bool,
     /// Without a hit the answer is 504 `not_cached`.
     pub only_if_cached: bool,
+    /// The answer is for this token alone.
+    pub of_one_token: bool,
     max_age: Option<u64>,
     min_fresh: Option<u64>,
-    forced_seconds: Option<u64>,
+    /// How long the request or the rule wants the answer kept.
+    asked_seconds: Option<u64>,
 }
 
 impl Plan {
-    /// The plan for a request by its method and head.
-    pub fn of(settings: &CacheSettings, method: &str, headers: &HeaderMap) -> Self {
+    /// The plan for a request by its method and head, and by what `cache.rules` look at.
+    pub fn of(settings: &CacheSettings, method: &str, headers: &HeaderMap, asked: RuleFacts<'_>) -> Self {
         if !settings.enabled {
             return Self::Bypass(Bypass::Off);
         }
+        let rule = settings.rules.iter().find(|rule| asked.follow(rule));
         let request = CacheControl::of(headers);
         if request.no_store {
             return Self::Bypass(Bypass::NoStore);
         }
         match method {
             "GET" | "HEAD" => {}
-            "POST" if request.public => {}
+            "POST" if request.public || rule.is_some() => {}
             _ => return Self::Bypass(Bypass::Method),
         }
+        let wish = if request.public {
+            Some(Wish::Request)
+        } else {
+            rule.map(|_| Wish::Rule)
+        };
+        let by_rule = rule
+            .and_then(|rule| rule.ttl)
+            .map(|ttl| ttl.as_secs().min(MAX_SECONDS));
         Self::Lookup(Lookup {
-            forced: request.public,
+            wish,
             may_store: method != "HEAD",
+            may_revalidate: method == "GET",
             refresh: request.no_cache || (!request.public && request.max_age == Some(0)),
             only_if_cached: request.only_if_cached,
             // In a request that forces storing, the number is the time to keep, not the age to accept.
             max_age: request.max_age.filter(|_| !request.public),
             min_fresh: request.min_fresh,
-            forced_seconds: request.number(),
+            of_one_token: rule.map_or(settings.scope, |rule| rule.scope) == CacheScope::Token,
+            asked_seconds: if request.public { request.number() } else { by_rule },
         })
     }
 
@@ -158,6 +186,39 @@ impl Plan {
     /// looked up.
     pub fn only_if_cached_denial(headers: &HeaderMap) -> Option<Denial> {
         CacheControl::of(headers).only_if_cached.then(not_cached)
+    }
+}
+
+/// What `cache.rules` look at in a request.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RuleFacts<'a> {
+    /// The path below `/v1`.
+    pub path: &'a str,
+    /// The model asked for.
+    pub model: Option<&'a str>,
+    /// The JSON body; empty without one.
+    pub json: &'a [u8],
+}
+
+impl RuleFacts<'_> {
+    fn follow(&self, rule: &CacheRule) -> bool {
+        rule.endpoint
+            .as_ref()
+            .is_none_or(|endpoint| endpoint.matches(self.path))
+            && rule
+                .model
+                .as_ref()
+                .is_none_or(|model| self.model.is_some_and(|asked| model.matches(asked)))
+            && (!rule.temperature_zero || self.says_temperature_zero())
+    }
+
+    fn says_temperature_zero(&self) -> bool {
+        #[derive(serde::Deserialize)]
+        struct Sampling {
+            temperature: Option<f64>,
+        }
+        serde_json::from_slice::<Sampling>(self.json)
+            .is_ok_and(|sampling| sampling.temperature.is_some_and(|temperature| temperature == 0.0))
     }
 }
 
@@ -206,14 +267,16 @@ pub struct AnswerFacts<'a> {
 }
 
 /// An answer that may be stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Storable {
     /// How long it is fresh from now.
     pub fresh_for: Duration,
     /// How old it was when it came.
     pub age: Duration,
-    /// Whether only the request's `public` allows it.
-    pub forced: bool,
+    /// Whose wish alone allows it.
+    pub forced: Option<Wish>,
+    /// The request fields it depends on.
+    pub vary: VaryNames,
     /// Whether it is a stream of events, to be kept only with its end marker.
     pub is_stream: bool,
     /// Its announced length.
@@ -231,10 +294,8 @@ pub enum NotStored {
     Forbidden,
     /// Nothing says that a shared cache may keep it.
     NotShared,
-    /// It is not fresh for any time, or must be revalidated.
+    /// It is not fresh for any time, and nobody can be asked whether it still holds.
     NotFresh,
-    /// It varies by request headers.
-    Varies,
     /// It is encoded.
     Encoded,
     /// A cut one could not be told from a whole one.
@@ -254,7 +315,6 @@ impl NotStored {
             Self::Forbidden => "forbidden",
             Self::NotShared => "not-shared",
             Self::NotFresh => "not-fresh",
-            Self::Varies => "varies",
             Self::Encoded => "encoded",
             Self::NoEnd => "no-end",
             Self::Stream => "stream",
@@ -276,15 +336,16 @@ pub fn storable(
         return Err(NotStored::Status);
     }
     let control = CacheControl::of(answer.headers);
-    let vary = Vary::of(answer);
-    if control.no_store || control.private || vary == Vary::Anything {
+    let Vary::By(vary) = Vary::of(answer.headers, answer.encoding_is_ours) else {
+        return Err(NotStored::Forbidden);
+    };
+    if control.no_store || control.private {
         return Err(NotStored::Forbidden);
     }
-    if vary == Vary::Headers {
-        return Err(NotStored::Varies);
-    }
     let encoding = answer.headers.get(header::CONTENT_ENCODING);
-    if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+    let encoded = encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"));
+    // given back only to who asked for the same encodings; the end of an encoded stream cannot be seen
+    if encoded && (!vary.contains(&header::ACCEPT_ENCODING) || is_event_stream(answer.headers)) {
         return Err(NotStored::Encoded);
     }
     let content_length = match answer.framing {
@@ -305,6 +366,7 @@ pub fn storable(
         fresh_for: Duration::from_secs(fresh_for),
         age: Duration::from_secs(age),
         forced,
+        vary,
         is_stream,
         content_length,
     })
@@ -316,24 +378,37 @@ fn freshness(
     answer: &AnswerFacts<'_>,
     control: &CacheControl,
     age: u64,
-) -> Result<(u64, bool), NotStored> {
+) -> Result<(u64, Option<Wish>), NotStored> {
     let default_seconds = settings.default_ttl.as_secs();
-    let by_answer = by_rfc(answer, control, lookup.forced_seconds, default_seconds, age);
-    match by_answer {
-        Ok(seconds) => Ok((seconds, false)),
-        Err(reason) if !lookup.forced => Err(reason),
-        Err(_) => {
-            let seconds = lookup
-                .forced_seconds
-                .or_else(|| control.number().map(|seconds| seconds.saturating_sub(age)))
-                .unwrap_or(default_seconds);
-            if seconds == 0 {
-                Err(NotStored::NotFresh)
-            } else {
-                Ok((seconds, true))
-            }
+    let asked = lookup.asked_seconds;
+    if lookup.wish == Some(Wish::Rule)
+        && let Some(seconds) = asked
+    {
+        // the operator's word stands above the provider's
+        return Ok((seconds, Some(Wish::Rule)));
+    }
+    let reason = match by_rfc(answer, control, asked, default_seconds, age) {
+        Ok(0) => NotStored::NotFresh,
+        Ok(seconds) => return Ok((seconds, None)),
+        Err(reason) => reason,
+    };
+    if let Some(wish) = lookup.wish {
+        let seconds = asked
+            .or_else(|| control.number().map(|seconds| seconds.saturating_sub(age)))
+            .unwrap_or(default_seconds);
+        if seconds > 0 {
+            return Ok((seconds, Some(wish)));
         }
     }
+    let can_be_asked_about = lookup.may_revalidate && has_validator(answer.headers);
+    if reason == NotStored::NotFresh && can_be_asked_about {
+        return Ok((0, None));
+    }
+    Err(if lookup.wish.is_some() {
+        NotStored::NotFresh
+    } else {
+        reason
+    })
 }
 
 /// RFC 9111 §3, §3.5 and §4.2 for a request with a credential.
@@ -348,43 +423,13 @@ fn by_rfc(
         return Err(NotStored::NotShared);
     }
     if control.no_cache {
-        return Err(NotStored::NotFresh);
+        return Ok(0);
     }
-    let seconds = match (control.number(), expires_in(answer)) {
+    Ok(match (control.number(), expires_in(answer)) {
         (Some(seconds), _) | (None, Some(seconds)) => seconds.saturating_sub(age),
         (None, None) if control.public => asked_seconds.unwrap_or(default_seconds),
         (None, None) => 0,
-    };
-    if seconds == 0 {
-        return Err(NotStored::NotFresh);
-    }
-    Ok(seconds)
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Vary {
-    Nothing,
-    Headers,
-    Anything,
-}
-
-impl Vary {
-    fn of(answer: &AnswerFacts<'_>) -> Self {
-        let mut vary = Self::Nothing;
-        for line in answer.headers.get_all(header::VARY) {
-            for name in line.as_bytes().split(|byte| *byte == b',') {
-                let name = name.trim_ascii();
-                if name == b"*" {
-                    return Self::Anything;
-                }
-                let ours = answer.encoding_is_ours && name.eq_ignore_ascii_case(b"accept-encoding");
-                if !name.is_empty() && !ours {
-                    vary = Self::Headers;
-                }
-            }
-        }
-        vary
-    }
+    })
 }
 
 /// Whether an answer is a stream of server-sent events.

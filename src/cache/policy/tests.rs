@@ -14,7 +14,8 @@ fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
 }
 
 fn lookup(method: &str, cache_control: &str) -> Lookup {
-    match Plan::of(&settings(), method, &headers(&[("cache-control", cache_control)])) {
+    let headers = headers(&[("cache-control", cache_control)]);
+    match Plan::of(&settings(), method, &headers, RuleFacts::default()) {
         Plan::Lookup(lookup) => lookup,
         Plan::Bypass(bypass) => panic!("{bypass:?}"),
     }
@@ -37,7 +38,11 @@ fn verdict(request: &str, fields: &[(&'static str, &str)]) -> String {
         Ok(storable) => format!(
             "{}{}",
             storable.fresh_for.as_secs(),
-            if storable.forced { " forced" } else { "" }
+            match storable.forced {
+                Some(Wish::Request) => " forced",
+                Some(Wish::Rule) => " rule",
+                None => "",
+            }
         ),
         Err(reason) => reason.as_str().to_owned(),
     }
@@ -47,12 +52,12 @@ fn verdict(request: &str, fields: &[(&'static str, &str)]) -> String {
 fn which_requests_are_looked_up() {
     let plan = |method: &str, control: &str| {
         let headers = headers(&[("cache-control", control)]);
-        match Plan::of(&settings(), method, &headers) {
+        match Plan::of(&settings(), method, &headers, RuleFacts::default()) {
             Plan::Bypass(Bypass::Off) => "off",
             Plan::Bypass(Bypass::Method) => "method",
             Plan::Bypass(Bypass::NoStore) => "no-store",
             Plan::Lookup(lookup) if lookup.refresh => "refresh",
-            Plan::Lookup(lookup) if lookup.forced => "forced",
+            Plan::Lookup(lookup) if lookup.wish.is_some() => "forced",
             Plan::Lookup(lookup) if !lookup.may_store => "read only",
             Plan::Lookup(_) => "lookup",
         }
@@ -79,7 +84,7 @@ fn which_requests_are_looked_up() {
     let mut off = settings();
     off.enabled = false;
     assert_eq!(
-        Plan::of(&off, "GET", &HeaderMap::new()),
+        Plan::of(&off, "GET", &HeaderMap::new(), RuleFacts::default()),
         Plan::Bypass(Bypass::Off)
     );
 }
@@ -164,25 +169,147 @@ fn age_and_expires_count() {
 }
 
 #[test]
-fn what_varies_or_is_encoded_is_not_stored() {
+fn what_varies_by_anything_or_is_encoded_is_not_stored() {
     let public = ("cache-control", "public, max-age=60");
     assert_eq!(verdict("", &[public, ("vary", "*")]), "forbidden");
     assert_eq!(verdict("public", &[("vary", "Accept, *")]), "forbidden");
-    assert_eq!(verdict("", &[public, ("vary", "Origin")]), "varies");
-    assert_eq!(verdict("public", &[("vary", "Accept-Language")]), "varies");
-    assert_eq!(verdict("", &[public, ("vary", "Accept-Encoding")]), "60");
-    assert_eq!(verdict("", &[public, ("vary", "")]), "60");
-    assert_eq!(verdict("", &[public, ("content-encoding", "gzip")]), "encoded");
+    assert_eq!(verdict("", &[public, ("vary", "Origin")]), "60");
+    assert_eq!(verdict("public", &[("vary", "Accept-Language")]), "300 forced");
     assert_eq!(verdict("", &[public, ("content-encoding", "identity")]), "60");
-    let fields = headers(&[public, ("vary", "accept-encoding")]);
-    let theirs = AnswerFacts {
-        encoding_is_ours: false,
-        ..answer(&fields)
-    };
+    let gzip = ("content-encoding", "gzip");
+    let by_encoding = ("vary", "accept-encoding");
+    assert_eq!(verdict("", &[public, gzip]), "encoded");
     assert_eq!(
-        storable(&lookup("GET", ""), &settings(), &theirs),
-        Err(NotStored::Varies)
+        verdict("", &[public, gzip, by_encoding]),
+        "encoded",
+        "we asked for none"
     );
+    let stream = ("content-type", "text/event-stream");
+    for (fields, expected) in [
+        (headers(&[public, gzip, by_encoding]), Ok(60)),
+        (headers(&[public, gzip]), Err(NotStored::Encoded)),
+        (
+            headers(&[public, gzip, by_encoding, stream]),
+            Err(NotStored::Encoded),
+        ),
+    ] {
+        let theirs = AnswerFacts {
+            encoding_is_ours: false,
+            ..answer(&fields)
+        };
+        let verdict = storable(&lookup("GET", ""), &settings(), &theirs);
+        assert_eq!(verdict.map(|kept| kept.fresh_for.as_secs()), expected);
+    }
+}
+
+#[test]
+fn what_is_not_fresh_is_kept_where_it_can_be_asked_about() {
+    let etag = ("etag", "\"v1\"");
+    let modified = ("last-modified", "Sat, 31 Jan 2026 12:00:00 GMT");
+    for control in [
+        "public, no-cache",
+        "public, max-age=0",
+        "must-revalidate",
+        "public, no-cache, max-age=9",
+    ] {
+        let control = ("cache-control", control);
+        assert_eq!(verdict("", &[control]), "not-fresh");
+        assert_eq!(verdict("", &[control, etag]), "0");
+        assert_eq!(verdict("", &[control, modified]), "0");
+    }
+    assert_eq!(verdict("", &[("cache-control", "no-cache"), etag]), "not-shared");
+    assert_eq!(
+        verdict("public, max-age=60", &[("cache-control", "no-cache"), etag]),
+        "60 forced"
+    );
+    let fields = headers(&[("cache-control", "public, no-cache"), etag]);
+    assert_eq!(
+        storable(
+            &lookup("POST", "public, max-age=0"),
+            &settings(),
+            &answer(&fields)
+        ),
+        Err(NotStored::NotFresh),
+        "a POST is not asked about"
+    );
+}
+
+#[test]
+fn the_operators_rules_ask_for_answers_to_be_kept() {
+    let rule = |endpoint: Option<&str>, model: Option<&str>, temperature_zero, ttl| CacheRule {
+        endpoint: endpoint.map(crate::domain::EndpointPattern::new),
+        model: model.map(crate::domain::Glob::new),
+        temperature_zero,
+        ttl,
+        scope: CacheScope::Project,
+    };
+    let mut settings = settings();
+    settings.rules = vec![
+        CacheRule {
+            scope: CacheScope::Token,
+            ..rule(
+                Some("/v1/embeddings"),
+                Some("text-*"),
+                false,
+                Some(Duration::from_hours(1)),
+            )
+        },
+        rule(Some("/v1/chat/completions"), None, true, None),
+    ];
+    let plan = |method: &str, path, model, json: &str| {
+        let asked = RuleFacts {
+            path,
+            model,
+            json: json.as_bytes(),
+        };
+        match Plan::of(&settings, method, &HeaderMap::new(), asked) {
+            Plan::Lookup(lookup) => Some(lookup),
+            Plan::Bypass(_) => None,
+        }
+    };
+    let embeddings = plan("POST", "/v1/embeddings", Some("text-3"), "{}").unwrap();
+    assert_eq!(
+        (embeddings.wish, embeddings.of_one_token),
+        (Some(Wish::Rule), true)
+    );
+    let fields = headers(&[("cache-control", "public, max-age=5")]);
+    let kept = storable(&embeddings, &settings, &answer(&fields)).unwrap();
+    assert_eq!(
+        (kept.fresh_for.as_secs(), kept.forced),
+        (3600, Some(Wish::Rule)),
+        "the rule's time stands above the answer's"
+    );
+    for forbidden in ["no-store", "private"] {
+        let fields = headers(&[("cache-control", forbidden)]);
+        assert_eq!(
+            storable(&embeddings, &settings, &answer(&fields)),
+            Err(NotStored::Forbidden)
+        );
+    }
+    assert_eq!(plan("POST", "/v1/embeddings", Some("other"), "{}"), None);
+    assert_eq!(plan("POST", "/v1/embeddings", None, "{}"), None);
+    let chat = |json| plan("POST", "/v1/chat/completions", Some("m"), json);
+    for zero in [
+        r#"{"temperature":0}"#,
+        r#"{"a":[1],"temperature":0.0}"#,
+        r#"{"temperature":0e5}"#,
+    ] {
+        let lookup = chat(zero).unwrap();
+        assert!(!lookup.of_one_token);
+        let kept = storable(&lookup, &settings, &answer(&HeaderMap::new())).unwrap();
+        assert_eq!(kept.fresh_for.as_secs(), 300);
+    }
+    for other in [
+        "{}",
+        r#"{"temperature":0.1}"#,
+        r#"{"temperature":null}"#,
+        r#"{"temperature":"0"}"#,
+        "",
+    ] {
+        assert_eq!(chat(other), None, "{other}");
+    }
+    assert_eq!(plan("GET", "/v1/files", None, "").unwrap().wish, None);
+    assert_eq!(plan("DELETE", "/v1/embeddings", Some("text-3"), ""), None);
 }
 
 #[test]

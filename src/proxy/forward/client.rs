@@ -9,6 +9,7 @@ use pingora_core::{Error, ErrorType};
 use pingora_http::ResponseHeader;
 
 use super::tunnel::Taken;
+use crate::cache::Audience;
 
 /// The client went away or stopped reading; nothing more can be told to it.
 #[derive(Debug)]
@@ -20,6 +21,10 @@ pub(crate) struct Client<'a> {
     /// Whether the request body was read to its end, so that waiting for the client's end is allowed.
     body_done: bool,
     head_written: bool,
+    /// Who wants the answer though this client has left.
+    audience: Option<Audience>,
+    /// It has left, and the answer is read on for its audience.
+    left: Option<ClientGone>,
     /// Bytes of the answer's body handed to the connection.
     pub bytes_out: u64,
 }
@@ -32,12 +37,72 @@ impl<'a> Client<'a> {
             session,
             body_done,
             head_written: false,
+            audience: None,
+            left: None,
             bytes_out: 0,
         }
     }
 
-    /// Waits until the client leaves. Cancel-safe; never ends while the client stays.
+    /// While somebody else wants the answer, the client's leaving is none: what is written to it goes nowhere.
+    pub(crate) fn with_audience(mut self, audience: Option<Audience>) -> Self {
+        self.audience = audience;
+        self
+    }
+
+    /// The answer is of no use to anybody else.
+    pub(crate) fn lose_audience(&mut self) {
+        self.audience = None;
+    }
+
+    /// How it left while its answer was read on.
+    pub(crate) fn left(self) -> Option<ClientGone> {
+        self.left
+    }
+
+    fn has_audience(&self) -> bool {
+        self.audience.as_ref().is_some_and(Audience::is_there)
+    }
+
+    /// Whether what is written goes nowhere.
+    fn is_unheard(&mut self) -> Result<bool, ClientGone> {
+        if self.left.is_none() {
+            return Ok(false);
+        }
+        if self.has_audience() {
+            return Ok(true);
+        }
+        self.left.take().map_or(Ok(false), Err)
+    }
+
+    /// A write has ended: its failure is none while somebody else wants the answer.
+    fn heard(&mut self, written: pingora_core::Result<()>) -> Result<(), ClientGone> {
+        let Err(error) = written else { return Ok(()) };
+        let gone = ClientGone(error.into_down());
+        if self.has_audience() {
+            self.left = Some(gone);
+            return Ok(());
+        }
+        Err(gone)
+    }
+
+    /// Waits until the client leaves and nobody else wants its answer. Cancel-safe; never ends before.
     pub(crate) async fn gone(&mut self) -> ClientGone {
+        if self.left.is_none() {
+            let gone = self.leaves().await;
+            if !self.has_audience() {
+                return gone;
+            }
+            self.left = Some(gone);
+        }
+        if let Some(audience) = &mut self.audience {
+            audience.gone().await;
+        }
+        self.left
+            .take()
+            .unwrap_or_else(|| ClientGone(Error::new_down(ErrorType::ConnectionClosed)))
+    }
+
+    async fn leaves(&mut self) -> ClientGone {
         if !self.body_done {
             return std::future::pending().await;
         }
@@ -72,7 +137,7 @@ impl<'a> Client<'a> {
 
     /// Writes the head; only the first one counts.
     pub(crate) async fn write_head(&mut self, head: ResponseHeader) -> Result<(), ClientGone> {
-        if self.head_written {
+        if self.head_written || self.is_unheard()? {
             return Ok(());
         }
         self.head_written = true;
@@ -80,19 +145,18 @@ impl<'a> Client<'a> {
             // the rest of the upload is not read: the connection cannot be used again
             self.session.set_keepalive(None);
         }
-        self.session
-            .write_response_header(Box::new(head))
-            .await
-            .map_err(|error| ClientGone(error.into_down()))
+        let written = self.session.write_response_header(Box::new(head)).await;
+        self.heard(written)
     }
 
     /// Writes a piece of the body, or its end.
     pub(crate) async fn write_body(&mut self, bytes: Bytes, end: bool) -> Result<(), ClientGone> {
+        if self.is_unheard()? {
+            return Ok(());
+        }
         self.bytes_out += bytes.len() as u64;
-        self.session
-            .write_response_body(bytes, end)
-            .await
-            .map_err(|error| ClientGone(error.into_down()))
+        let written = self.session.write_response_body(bytes, end).await;
+        self.heard(written)
     }
 
     /// Answers the 101 and takes the connection out from under its session, for another protocol. What stays behind

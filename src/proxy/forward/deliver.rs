@@ -12,12 +12,12 @@ use tokio::time::Instant;
 use super::client::{Client, ClientGone};
 use super::events::EventRelay;
 use super::head::{DownRules, Framing, answer_head};
+use super::pump::{Source, is_whole, next_piece, pump};
 use super::relay::{AnswerBody, AnswerBroken, ReadAhead, RelayFailure, frame_head};
 use crate::cache;
 use crate::cache::{AnswerFacts, CacheOutcome, storable};
 use crate::dialect::sse::{HttpEnd, StreamKind, StreamVerdict};
 use crate::domain::{Denial, DenialCode};
-use crate::limit::Reservation;
 use crate::proxy::EdgeProxy;
 use crate::proxy::caching::Fill;
 use crate::proxy::ctx::RequestCtx;
@@ -58,7 +58,7 @@ impl EdgeProxy {
         &self,
         ctx: &mut RequestCtx,
         client: &mut Client<'_>,
-        fill: &mut Fill<'_>,
+        fill: &mut Fill,
         upstream: &mut HttpSession,
         upstream_head: &ResponseHeader,
         delivery: Delivery<'_>,
@@ -86,14 +86,15 @@ impl EdgeProxy {
         }
         ctx.outcome.origin = Origin::Upstream;
         ctx.outcome.status = head.status.as_u16();
-        self.begin_fill(ctx, fill, upstream_head, framing).await;
+        self.invalidate(ctx, client, head.status);
+        self.begin_fill(ctx, client, fill, upstream_head, framing);
         let whole_by = delivery.whole_by.filter(|_| !streamed);
         let mut body =
             AnswerBody::new(upstream, framing, delivery.idle_timeout, whole_by).behind(delivery.read_ahead);
         let _counted = streamed.then(|| self.metrics.stream_began());
         ctx.outcome.streaming = streamed;
         // held: until its first bytes are there, the answer may still turn into a clean refusal
-        let first = match next_piece(&mut body, events.as_mut(), client).await {
+        let first = match next_piece(&mut body, events.as_mut(), Some(client)).await {
             Ok(first) => first,
             Err(RelayFailure::Client(gone)) => return gone_away(ctx, fill, gone),
             Err(RelayFailure::Answer(broken)) => {
@@ -114,23 +115,23 @@ impl EdgeProxy {
         if let Err(gone) = client.write_head(head).await {
             return gone_away(ctx, fill, gone);
         }
-        let ended = pump(
-            first,
-            &mut body,
-            events.as_mut(),
-            client,
-            fill,
-            &mut ctx.reservation,
-        )
-        .await;
-        // nothing of it is under way at the provider any more: free before the client hears the end
-        ctx.reservation = None;
-        ctx.outcome.bytes_out = client.bytes_out;
         let http_end = if framing == Framing::Close {
             HttpEnd::Closed
         } else {
             HttpEnd::Framed
         };
+        let source = Source {
+            body: &mut body,
+            events: events.as_mut(),
+            fill,
+            places: &mut ctx.reservation,
+            http_end,
+            provider: delivery.provider,
+        };
+        let ended = pump(first, source, client).await;
+        // nothing of it is under way at the provider any more: free before the client hears the end
+        ctx.reservation = None;
+        ctx.outcome.bytes_out = client.bytes_out;
         match ended {
             Ok(()) => self.end_whole(ctx, client, fill, events.as_ref(), http_end).await,
             // its end marker came: what broke afterwards took nothing from it
@@ -140,10 +141,9 @@ impl EdgeProxy {
             }
             Err(RelayFailure::Client(gone)) => gone_away(ctx, fill, gone),
             Err(RelayFailure::Answer(broken)) => {
-                fill.abandon();
                 ctx.outcome.ending = Ending::Cut;
                 let denial = refusal(delivery.provider, &broken);
-                end_broken(client, events.as_ref(), &denial).await
+                end_broken(client, fill, events.as_ref(), &denial).await
             }
         }
     }
@@ -153,25 +153,20 @@ impl EdgeProxy {
         &self,
         ctx: &mut RequestCtx,
         client: &mut Client<'_>,
-        fill: &mut Fill<'_>,
+        fill: &mut Fill,
         events: Option<&EventRelay>,
         http_end: HttpEnd,
     ) -> Delivered {
         let verdict = events.map_or(StreamVerdict::Complete, |events| events.verdict(http_end));
         if verdict == StreamVerdict::Broken {
-            fill.abandon();
             ctx.outcome.ending = Ending::Cut;
-            let denial = Denial::new(
-                DenialCode::UpstreamProtocolError,
-                "the upstream ended its stream before it was complete",
-            );
-            return end_broken(client, events, &denial).await;
+            return end_broken(client, fill, events, &ended_early()).await;
         }
         let whole = verdict == StreamVerdict::Complete;
         if whole {
-            fill.finish().await;
+            fill.finish();
         } else {
-            fill.abandon();
+            fill.finish_unkept();
         }
         if let Err(gone) = client.write_body(Bytes::new(), true).await {
             return gone_away(ctx, fill, gone);
@@ -180,14 +175,15 @@ impl EdgeProxy {
         Delivered::Whole
     }
 
-    async fn begin_fill(
+    fn begin_fill(
         &self,
         ctx: &mut RequestCtx,
-        fill: &mut Fill<'_>,
+        client: &mut Client<'_>,
+        fill: &mut Fill,
         upstream_head: &ResponseHeader,
         framing: Framing,
     ) {
-        let Some(lookup) = ctx.cache.lookup.filter(|_| fill.is_possible()) else {
+        let (Some(lookup), Some(key)) = (ctx.cache.lookup, &ctx.cache.key) else {
             return;
         };
         let settings = &ctx.snapshot.settings.cache;
@@ -203,85 +199,67 @@ impl EdgeProxy {
             encoding_is_ours: ctx.is_inference(),
             now: self.clock.now(),
         };
-        if let Ok(answer) = storable(&lookup, settings, &facts)
-            && fill
-                .begin(upstream_head, &answer, settings.max_object_bytes)
-                .await
+        match storable(&lookup, settings, &facts) {
+            Ok(answer) if fill.is_possible() => {
+                let most = settings.max_object_bytes;
+                let request = &client.request_head().headers;
+                fill.begin(&self.cache, key, request, upstream_head, &answer, most);
+                ctx.cache.outcome = Some(CacheOutcome::Stored {
+                    forced: answer.forced,
+                    forwarded: ctx.cache.why(),
+                });
+            }
+            _ => {
+                client.lose_audience();
+                if may_be_better_next_time(upstream_head.status) {
+                    fill.abandon();
+                } else {
+                    fill.unshared();
+                }
+                ctx.cache.miss();
+            }
+        }
+    }
+
+    /// What was answered to a GET of an address that has been changed holds no more.
+    fn invalidate(&self, ctx: &RequestCtx, client: &Client<'_>, status: http::StatusCode) {
+        let head = client.request_head();
+        let changes = !head.method.is_safe() && !ctx.is_inference();
+        if changes
+            && (status.is_success() || status.is_redirection())
+            && let (Some(caller), Some(path)) = (&ctx.caller, &ctx.path)
         {
-            ctx.cache.outcome = Some(CacheOutcome::Stored {
-                forced: answer.forced,
-                refresh: lookup.refresh,
-            });
-            return;
-        }
-        fill.abandon();
-        ctx.cache.miss();
-    }
-}
-
-/// The next bytes that may be shown: whole events of a stream, anything else as it comes.
-async fn next_piece(
-    body: &mut AnswerBody<'_>,
-    mut events: Option<&mut EventRelay>,
-    client: &mut Client<'_>,
-) -> Result<Option<Bytes>, RelayFailure> {
-    loop {
-        let Some(bytes) = body.next(client).await? else {
-            return Ok(None);
-        };
-        let Some(events) = events.as_deref_mut() else {
-            return Ok(Some(bytes));
-        };
-        if let Some(whole) = events.push(bytes) {
-            return Ok(Some(whole));
+            self.cache
+                .invalidate(caller.project_id, &path.path, head.uri.query());
         }
     }
 }
 
-fn is_whole(events: Option<&EventRelay>) -> bool {
-    events.is_some_and(|events| events.verdict(HttpEnd::Broken) == StreamVerdict::Complete)
+/// Whether the same question may get another answer at once: those who wait for this one try it one by one.
+fn may_be_better_next_time(status: http::StatusCode) -> bool {
+    status.is_server_error()
+        || status == http::StatusCode::TOO_MANY_REQUESTS
+        || status == http::StatusCode::REQUEST_TIMEOUT
 }
 
-async fn pump(
-    first: Option<Bytes>,
-    body: &mut AnswerBody<'_>,
-    mut events: Option<&mut EventRelay>,
-    client: &mut Client<'_>,
-    fill: &mut Fill<'_>,
-    places: &mut Option<Reservation>,
-) -> Result<(), RelayFailure> {
-    let mut next = first;
-    while let Some(bytes) = next {
-        fill.write(&bytes).await;
-        let last = body.is_complete();
-        if last || is_whole(events.as_deref()) {
-            // its places are free before the client has it all: its next request may come at once
-            *places = None;
-        }
-        if last && events.is_none() {
-            // stored before the client has it all: its next request may come at once
-            fill.finish().await;
-        }
-        client.write_body(bytes, false).await?;
-        if last {
-            break;
-        }
-        next = next_piece(body, events.as_deref_mut(), client).await?;
-    }
-    Ok(())
-}
-
-fn gone_away(ctx: &mut RequestCtx, fill: &mut Fill<'_>, gone: ClientGone) -> Delivered {
+/// The client has left and nobody else wants the answer.
+pub(super) fn gone_away(ctx: &mut RequestCtx, fill: &mut Fill, gone: ClientGone) -> Delivered {
     fill.abandon();
     ctx.outcome.ending = Ending::ClientGone;
     Delivered::Broken(gone.0)
 }
 
 /// Ends an answer that was begun and cannot be finished, so that the client can tell.
-async fn end_broken(client: &mut Client<'_>, events: Option<&EventRelay>, denial: &Denial) -> Delivered {
+async fn end_broken(
+    client: &mut Client<'_>,
+    fill: &mut Fill,
+    events: Option<&EventRelay>,
+    denial: &Denial,
+) -> Delivered {
     let error = Error::explain(ErrorType::ConnectionClosed, denial.message.clone()).into_up();
-    if let Some(events) = events {
-        let event = events.error_event(denial);
+    let event = events.map(|events| events.error_event(denial));
+    fill.break_off(event.clone());
+    if let Some(event) = event {
         // HTTP/2 ends the stream after the event, HTTP/1.1 closes without the last chunk
         let end = client.is_http2();
         if client.write_body(event, end).await.is_ok() && end {
@@ -292,8 +270,16 @@ async fn end_broken(client: &mut Client<'_>, events: Option<&EventRelay>, denial
     Delivered::Broken(error)
 }
 
-/// The refusal when nothing of the answer was shown yet.
-fn refusal(provider: &str, broken: &AnswerBroken) -> Denial {
+/// A stream without its end marker.
+pub(super) fn ended_early() -> Denial {
+    Denial::new(
+        DenialCode::UpstreamProtocolError,
+        "the upstream ended its stream before it was complete",
+    )
+}
+
+/// What is said of an answer that broke off.
+pub(super) fn refusal(provider: &str, broken: &AnswerBroken) -> Denial {
     match broken {
         AnswerBroken::Cut(how) => Denial::new(
             DenialCode::UpstreamProtocolError,

@@ -13,6 +13,7 @@ use super::deliver::{Delivered, Delivery};
 use super::head::{DownRules, UpRules, copy_request_fields};
 use super::relay::ReadAhead;
 use super::sending::{AttemptBody, SendFailure, SendTimeouts, Upload, send};
+use crate::cache::Validators;
 use crate::dialect::error::{UpstreamErrorKind, classify_upstream_error};
 use crate::dialect::splice::splice;
 use crate::dialect::websocket::{ask, protocols_up};
@@ -69,7 +70,7 @@ impl EdgeProxy {
         &self,
         ctx: &mut RequestCtx,
         client: &mut Client<'_>,
-        fill: &mut Fill<'_>,
+        fill: &mut Fill,
         exchange: Exchange<'_>,
         permit: &mut Permit,
     ) -> Exchanged {
@@ -104,6 +105,7 @@ impl EdgeProxy {
             }
         };
         self.note_sent(ctx);
+        fill.reached();
         address(&mut head, &connected.session, &provider);
         ctx.outcome.served.request_started_at = Some(self.clock.now());
         let mut upload = Upload {
@@ -186,7 +188,7 @@ impl EdgeProxy {
         &self,
         ctx: &mut RequestCtx,
         client: &mut Client<'_>,
-        fill: &mut Fill<'_>,
+        fill: &mut Fill,
         answer: Answer<'_>,
         permit: &mut Permit,
     ) -> Exchanged {
@@ -246,9 +248,16 @@ impl EdgeProxy {
             );
             return Exchanged::Delivered(Box::pin(tunnel).await);
         }
-        let delivered = self
-            .deliver(ctx, client, fill, &mut connected.session, &head, delivery)
-            .await;
+        let delivered = match ctx.cache.stale().cloned().filter(|_| status == 304) {
+            Some(stale) => {
+                self.deliver_stored(ctx, client, fill, &stale, &head, delivery.rules)
+                    .await
+            }
+            None => {
+                self.deliver(ctx, client, fill, &mut connected.session, &head, delivery)
+                    .await
+            }
+        };
         if matches!(delivered, Delivered::Whole)
             && connected.session.response_done()
             && let Some(connector) = &provider.connector
@@ -313,6 +322,9 @@ impl EdgeProxy {
             .map_err(broken)?;
         head.insert_header("x-proxy", HeaderValue::from_static("llm-proxy"))
             .map_err(broken)?;
+        if filling_cache && let Some(validators) = ctx.cache.stale().and_then(|stale| stale.validators()) {
+            ask_whether_it_holds(&mut head, validators).map_err(broken)?;
+        }
         if ctx.is_realtime() {
             ask_for_websocket(&mut head, project_key.is_some()).map_err(broken)?;
         }
@@ -325,6 +337,17 @@ impl EdgeProxy {
         }
         Ok((head, owner))
     }
+}
+
+/// A conditional request for what is stored: RFC 9111 §4.3.1.
+fn ask_whether_it_holds(head: &mut RequestHeader, validators: Validators<'_>) -> pingora_core::Result<()> {
+    if let Some(etag) = validators.etag {
+        head.insert_header(header::IF_NONE_MATCH, etag.clone())?;
+    }
+    if let Some(last_modified) = validators.last_modified {
+        head.insert_header(header::IF_MODIFIED_SINCE, last_modified.clone())?;
+    }
+    Ok(())
 }
 
 /// The handshake's own fields: those that are hop-by-hop, and subprotocols without what is not the provider's business.

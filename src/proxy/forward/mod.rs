@@ -16,6 +16,7 @@ use self::exchange::{Exchange, Exchanged};
 use super::EdgeProxy;
 use super::caching::Fill;
 use super::ctx::RequestCtx;
+use super::outcome::Ending;
 use crate::domain::{Denial, DenialCode};
 use crate::upstream::retry::Situation;
 use crate::upstream::target::Reuse;
@@ -28,8 +29,10 @@ mod events;
 mod exchange;
 pub(super) use exchange::address;
 pub(crate) mod head;
+mod pump;
 mod relay;
 mod sending;
+mod stored;
 mod tunnel;
 
 /// How long a refusal waits for its grant to be back.
@@ -74,17 +77,26 @@ impl EdgeProxy {
             return self.reject(session, ctx, denial).await;
         }
         if let Err(denial) = self.reserve(ctx).await {
+            // nobody waits for an answer that will not be asked for
+            ctx.cache.forward = None;
             return self.reject(session, ctx, denial).await;
         }
         let Some(route) = ctx.destination.take() else {
             let denial = Denial::new(DenialCode::InternalError, "the request has no destination");
             return self.reject(session, ctx, denial).await;
         };
-        let delivered = {
-            let mut client = Client::new(&mut session.downstream_session);
-            let mut fill = Fill::idle(&mut session.cache, &self.cache);
-            Box::pin(self.attempt_all(ctx, &route, &mut client, &mut fill)).await
+        let (delivered, left) = {
+            let audience = ctx.cache.audience();
+            let mut client = Client::new(&mut session.downstream_session).with_audience(audience);
+            let mut fill = Fill::idle(&mut ctx.cache);
+            let delivered = Box::pin(self.attempt_all(ctx, &route, &mut client, &mut fill)).await;
+            (delivered, client.left())
         };
+        if let Some(gone) = left {
+            // others may have the answer; there is nobody to tell it here
+            ctx.outcome.ending = Ending::ClientGone;
+            return Err(gone.0);
+        }
         match delivered {
             Delivered::Whole => Ok(()),
             Delivered::Refused(denial) => {
@@ -104,7 +116,7 @@ impl EdgeProxy {
         ctx: &mut RequestCtx,
         route: &Route,
         client: &mut Client<'_>,
-        fill: &mut Fill<'_>,
+        fill: &mut Fill,
     ) -> Delivered {
         let now = || self.clock.monotonic();
         let mut attempts = match route.attempts(now()) {

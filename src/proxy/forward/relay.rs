@@ -92,7 +92,11 @@ impl<'a> AnswerBody<'a> {
     }
 
     /// The next bytes, several chunks at once when they are there already; `None` at a proved end.
-    pub(crate) async fn next(&mut self, client: &mut Client<'_>) -> Result<Option<Bytes>, RelayFailure> {
+    /// Cancel-safe. With a client, it is watched meanwhile.
+    pub(crate) async fn next(
+        &mut self,
+        client: Option<&mut Client<'_>>,
+    ) -> Result<Option<Bytes>, RelayFailure> {
         if self.framing == Framing::Empty {
             return Ok(None);
         }
@@ -110,10 +114,16 @@ impl<'a> AnswerBody<'a> {
                 None => std::future::pending().await,
             }
         };
+        let gone = async move {
+            match client {
+                Some(client) => client.gone().await,
+                None => std::future::pending().await,
+            }
+        };
         let read = tokio::select! {
             biased;
             read = self.upstream.read_response_body() => read,
-            gone = client.gone() => return Err(RelayFailure::Client(gone)),
+            gone = gone => return Err(RelayFailure::Client(gone)),
             () = overtime => return Err(RelayFailure::Answer(AnswerBroken::Overtime)),
         };
         self.judge(read)

@@ -35,6 +35,10 @@ pub enum Source {
     CacheEntries,
     /// Cached answers given up for room.
     CacheEvictions,
+    /// Answers that were not kept after all.
+    CacheFillsDropped,
+    /// Requests that were answered by the call of another one.
+    CacheCoalesced,
     /// Credentials kept with whom they belong to.
     KnownTokens,
     /// Credentials remembered as nobody's.
@@ -110,6 +114,14 @@ impl Source {
             Self::CacheBytes => gauge("cache_bytes", "Bytes that the cache holds."),
             Self::CacheEntries => gauge("cache_entries", "Answers that the cache holds."),
             Self::CacheEvictions => counter("cache_evictions_total", "Cached answers given up for room."),
+            Self::CacheFillsDropped => counter(
+                "cache_fills_dropped_total",
+                "Answers whose storing had begun and that were not kept: cut, not whole, too large, purged meanwhile.",
+            ),
+            Self::CacheCoalesced => counter(
+                "cache_coalesced_total",
+                "Requests answered by the provider call of an identical one that was under way.",
+            ),
             Self::KnownTokens => gauge("known_tokens", "Credentials kept in memory."),
             Self::UnknownTokens => gauge("unknown_tokens", "Credentials remembered as nobody's."),
             Self::TokenReads => counter("token_reads_total", "Reads of the store for a credential."),
