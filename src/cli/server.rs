@@ -17,6 +17,9 @@ pub struct ServerArguments {
     /// The SQLite file (DATABASE_PATH).
     #[arg(long, value_name = "FILE")]
     db: Option<PathBuf>,
+    /// A file of `NAME=value` lines instead of `.env`; variables of the process stand above it.
+    #[arg(long, value_name = "FILE")]
+    env: Option<PathBuf>,
     /// Least level logged (LOG_LEVEL).
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -44,6 +47,7 @@ pub fn run(global: &Global, arguments: ServerArguments) -> Result<(), Failure> {
     let mut source = Source::of(global)?;
     source.needs_management_token = true;
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    source.overlay.fill_up_from(arguments.env);
     source.overlay.set("LISTEN_ADDR", arguments.addr);
     source.overlay.set("DATABASE_PATH", arguments.db.map(text));
     source.overlay.set("LOG_FILE", arguments.log_file.map(text));

@@ -1,6 +1,6 @@
 //! Where a command's configuration comes from: the flags, over the environment, over the file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Failure, Global, output};
 use crate::config::{EnvSource, FileChoice, LoadRequest, Loaded, ProcessEnvironment, chosen_file, load};
@@ -11,15 +11,22 @@ pub struct Overlay {
     set: Vec<(String, String)>,
     /// Of the process's own variables only those that pass.
     passes: Option<fn(&str) -> bool>,
+    /// Instead of `.env`.
+    file: Option<PathBuf>,
 }
 
 impl Overlay {
     /// Only those of the process's variables that `passes` lets through.
     pub fn only(passes: fn(&str) -> bool) -> Self {
         Self {
-            set: Vec::new(),
             passes: Some(passes),
+            ..Self::default()
         }
+    }
+
+    /// Fills up from this file, which must be there, instead of from `.env`.
+    pub fn fill_up_from(&mut self, file: Option<PathBuf>) {
+        self.file = file;
     }
 
     /// Sets `name` when `value` is there.
@@ -41,6 +48,10 @@ impl EnvSource for Overlay {
             variables.push((name.clone(), value.clone()));
         }
         variables
+    }
+
+    fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
     }
 }
 

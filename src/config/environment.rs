@@ -1,7 +1,7 @@
 //! The variables that a configuration may use: those of the process, then those of `.env`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::file::{self, FileFault};
 
@@ -9,6 +9,11 @@ use super::file::{self, FileFault};
 pub trait EnvSource {
     /// All of them.
     fn variables(&self) -> Vec<(String, String)>;
+
+    /// The file that fills them up and must be there; `None`: `.env`, if there is one.
+    fn file(&self) -> Option<&Path> {
+        None
+    }
 }
 
 /// The variables of this process.
@@ -45,26 +50,40 @@ impl std::fmt::Debug for Environment {
 }
 
 impl Environment {
-    /// The process's variables, filled up with those of `.env` in `folder`, if there is one.
+    /// The process's variables, filled up with those of the source's file, else of `.env` in `folder`, if there is one.
+    /// Answers the file that was read too.
     ///
     /// # Errors
-    /// Sentences that name a line of `.env`, or say why it cannot be read.
-    pub fn gather(source: &dyn EnvSource, folder: &Path) -> Result<(Self, bool), Vec<String>> {
+    /// The file as it is shown, and sentences that name a line of it or say why it cannot be read.
+    pub fn gather(
+        source: &dyn EnvSource,
+        folder: &Path,
+    ) -> Result<(Self, Option<PathBuf>), (PathBuf, Vec<String>)> {
         const MAX_BYTES: u64 = 1 << 20;
+        let shown = source.file().unwrap_or(Path::new(".env"));
+        let path = folder.join(shown);
+        let optional = source.file().is_none();
+        let fault = |messages| (shown.to_owned(), messages);
         let mut variables = BTreeMap::new();
-        let has_file = match file::read_regular(&folder.join(".env"), MAX_BYTES) {
+        let read = match file::read_regular(&path, MAX_BYTES) {
             Ok(text) => {
-                variables = parse_dotenv(&text)?;
-                true
+                variables = parse_dotenv(&text).map_err(fault)?;
+                Some(path)
             }
-            Err(FileFault::NotRegular) => false,
-            Err(FileFault::Unreadable(reason)) if reason == "no such file" => false,
-            Err(FileFault::Unreadable(reason)) => return Err(vec![format!("cannot be read: {reason}")]),
-            Err(FileFault::TooLarge) => return Err(vec!["is larger than 1MiB".to_owned()]),
-            Err(FileFault::NotUtf8) => return Err(vec!["is not UTF-8 text".to_owned()]),
+            Err(FileFault::NotRegular) if optional => None,
+            Err(FileFault::Unreadable(reason)) if optional && reason == "no such file" => None,
+            Err(other) => {
+                let message = match other {
+                    FileFault::NotRegular => "is no regular file".to_owned(),
+                    FileFault::Unreadable(reason) => format!("cannot be read: {reason}"),
+                    FileFault::TooLarge => "is larger than 1MiB".to_owned(),
+                    FileFault::NotUtf8 => "is not UTF-8 text".to_owned(),
+                };
+                return Err(fault(vec![message]));
+            }
         };
         variables.extend(source.variables());
-        Ok((Self { variables }, has_file))
+        Ok((Self { variables }, read))
     }
 
     /// The value of a variable, empty ones included.
@@ -205,8 +224,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(".env"), "A=file\nB=file\n").unwrap();
         let process = BTreeMap::from([("A".to_owned(), "process".to_owned())]);
-        let (environment, has_file) = Environment::gather(&process, folder.path()).unwrap();
-        assert!(has_file);
+        let (environment, file) = Environment::gather(&process, folder.path()).unwrap();
+        assert_eq!(file, Some(folder.path().join(".env")));
         assert_eq!(
             (environment.get("A"), environment.get("B")),
             (Some("process"), Some("file"))

@@ -304,3 +304,32 @@ fn unknown_store_kind_is_never_started() {
     assert_eq!(output.status.code(), Some(1));
     assert!(all(&output).contains("sslmode"), "{}", all(&output));
 }
+
+#[test]
+fn server_takes_its_variables_from_the_file_that_env_names() {
+    let edge = TestEdge::plan(&Provider::start()).prepare();
+    let refused = |file: &str| {
+        let output = edge.run(&["server", "--env", file]);
+        assert_eq!(output.status.code(), Some(1), "{}", all(&output));
+        all(&output)
+    };
+    let missing = refused("no-such.env");
+    assert!(
+        missing.contains("no-such.env") && missing.contains("no such file"),
+        "{missing}"
+    );
+    let write = |name: &str, text: &str| std::fs::write(edge.folder().join(name), text).expect("a file");
+    write("broken.env", "A=1\nnonsense\n");
+    let broken = refused("broken.env");
+    assert!(
+        broken.contains("broken.env") && broken.contains("line 2"),
+        "{broken}"
+    );
+    write(".env", "LOG_LEVEL=of-no-use\n");
+    write("other.env", "REQUEST_TIMEOUT=for-ever\n");
+    let other = refused("other.env");
+    assert!(
+        other.contains("REQUEST_TIMEOUT") && !other.contains("LOG_LEVEL"),
+        "{other}"
+    );
+}

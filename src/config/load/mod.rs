@@ -80,10 +80,10 @@ pub struct Loaded {
 /// # Errors
 /// Every fault at once, except that a fault of YAML syntax ends the reading.
 pub fn load(request: &LoadRequest<'_>) -> Result<Loaded, ConfigErrors> {
-    let (environment, has_dotenv) = match Environment::gather(request.env, &request.cwd) {
+    let (environment, variables_file) = match Environment::gather(request.env, &request.cwd) {
         Ok(gathered) => gathered,
-        Err(messages) => {
-            let faults = Faults::new(".env", "");
+        Err((file, messages)) => {
+            let faults = Faults::new(&file.display().to_string(), "");
             for message in messages {
                 faults.general("", message);
             }
@@ -96,9 +96,7 @@ pub fn load(request: &LoadRequest<'_>) -> Result<Loaded, ConfigErrors> {
         .and_then(|path| path.parent())
         .map_or_else(|| request.cwd.clone(), |f| request.cwd.join(f));
     let mut watched_files: Vec<PathBuf> = path.iter().map(|path| request.cwd.join(path)).collect();
-    if has_dotenv {
-        watched_files.push(request.cwd.join(".env"));
-    }
+    watched_files.extend(variables_file);
     let source = match &request.file {
         FileChoice::Text { text, .. } => text.expose().to_owned(),
         _ => read_source(path.as_deref(), &request.cwd).map_err(|errors| errors.watching(&watched_files))?,
