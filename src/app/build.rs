@@ -26,7 +26,7 @@ use crate::live::Snapshot;
 use crate::live::reload::{Observer, Reloader};
 use crate::management::audit_writer::AuditWriter;
 use crate::management::{self, Services};
-use crate::metering::UsageCounters;
+use crate::metering::{Ledger, UsageCounters};
 use crate::proxy::{EdgeProxy, EdgeServer, Rooms};
 use crate::store::Store;
 use crate::telemetry::metrics::ReloadResult;
@@ -68,6 +68,8 @@ pub(super) struct Common {
     pub shared_rates: Option<Arc<RedisRates>>,
     /// What they used.
     pub counters: Arc<UsageCounters>,
+    /// Usage records.
+    pub ledger: Arc<Ledger>,
     /// The audit trail.
     pub audit: Arc<AuditWriter>,
     /// Answers kept.
@@ -112,6 +114,7 @@ pub(super) fn build(
         authenticator: Arc::clone(&common.authenticator),
         limiter: Arc::clone(&common.limiter),
         counters: Arc::clone(&common.counters),
+        ledger: Arc::clone(&common.ledger),
         metrics: Arc::clone(&common.metrics),
         access_log: logging.access_log(),
         audit: common.audit.clone(),
@@ -182,6 +185,12 @@ fn common(
         limiter: Arc::new(limiter),
         shared_rates,
         counters: UsageCounters::start(Arc::clone(&store.usage), Arc::clone(&clock)),
+        ledger: Ledger::start(
+            Arc::clone(&store.ledger),
+            &settings.server.state_dir,
+            Arc::clone(&live.ledger),
+            Arc::clone(&clock),
+        ),
         audit,
         cache: Arc::new(ResponseCache::new(
             settings.cache.max_size_bytes,
@@ -231,6 +240,7 @@ fn control_plane(
         grants: Arc::clone(&store.grants),
         sealer,
         changes: Arc::new(LocalChanges::new(vec![common.authenticator.clone()])),
+        ledger: Arc::clone(&store.ledger),
         usage: Arc::new(CountersView(Arc::clone(&common.counters))),
         audit: common.audit.clone(),
         configuration: Arc::new(ConfigurationView(Arc::clone(reloader))),

@@ -8,6 +8,7 @@ use crate::auth::AuthStatistics;
 use crate::cache::CacheStats;
 use crate::domain::spawn;
 use crate::listen::{Drain, Front, FrontCounters};
+use crate::metering::ledger::LedgerStats;
 use crate::proxy::EdgeServer;
 use crate::telemetry::Logging;
 use crate::telemetry::metrics::Source;
@@ -65,6 +66,16 @@ pub(super) fn connect(
     for (source, read) in of_cache {
         let cache = Arc::clone(&common.cache);
         metrics.connect(source, move || read(&cache.stats()));
+    }
+    let of_ledger: [Read<LedgerStats>; 4] = [
+        (Source::LedgerCommitted, |stats| stats.committed),
+        (Source::LedgerSpooled, |stats| stats.spooled),
+        (Source::LedgerSpoolBytes, |stats| stats.spool_bytes),
+        (Source::LedgerLost, |stats| stats.lost),
+    ];
+    for (source, read) in of_ledger {
+        let ledger = Arc::clone(&common.ledger);
+        metrics.connect(source, move || read(&ledger.stats()));
     }
     let of_tokens: [Read<AuthStatistics>; 3] = [
         (Source::KnownTokens, |auth| auth.known_tokens as u64),

@@ -310,6 +310,7 @@ impl Parts {
     async fn finish(&self) {
         let limit = Duration::from_secs(10);
         self.sidecar_end.send_replace(true);
+        end_step("ledger", limit, self.services.ledger.flush()).await;
         end_step("counters", limit, async {
             if let Err(error) = self.services.counters.flush().await {
                 log::error!(reason = error.kind(); "counters of tokens could not be written: {error}");

@@ -11,7 +11,9 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
 use crate::auth::AuthSettings;
-use crate::config::{self, DatabaseDriver, FleetSize, ManagementRole, RateFallback, Settings};
+use crate::config::{
+    self, DatabaseDriver, FleetSize, LedgerSettings, ManagementRole, RateFallback, Settings,
+};
 use crate::domain::Clock;
 use crate::domain::crypto::Sealer;
 use crate::fleet::ChangeListener;
@@ -44,6 +46,8 @@ pub struct LiveSettings {
     pub auth: Arc<ArcSwap<AuthSettings>>,
     /// Of the limiter.
     pub limits: Arc<ArcSwap<LimitSettings>>,
+    /// Of the ledger.
+    pub ledger: Arc<ArcSwap<LedgerSettings>>,
 }
 
 impl LiveSettings {
@@ -53,6 +57,7 @@ impl LiveSettings {
             front: Arc::new(ArcSwap::from_pointee(front_settings(settings))),
             auth: Arc::new(ArcSwap::from_pointee(auth_settings(settings))),
             limits: Arc::new(ArcSwap::from_pointee(limit_settings(settings))),
+            ledger: Arc::new(ArcSwap::from_pointee(settings.ledger.clone())),
         }
     }
 
@@ -61,6 +66,7 @@ impl LiveSettings {
         self.front.store(Arc::new(front_settings(settings)));
         self.auth.store(Arc::new(auth_settings(settings)));
         self.limits.store(Arc::new(limit_settings(settings)));
+        self.ledger.store(Arc::new(settings.ledger.clone()));
     }
 }
 
@@ -148,7 +154,7 @@ fn sqlite_options(settings: &Settings, clock: &Arc<dyn Clock>) -> SqliteOptions 
         location,
         state_dir: settings.server.state_dir.clone(),
         timeout: settings.auth.store_timeout,
-        fsync: false,
+        fsync: settings.ledger.fsync,
         clock: Arc::clone(clock),
     }
 }
@@ -172,6 +178,7 @@ fn postgres_options(settings: &Settings, clock: &Arc<dyn Clock>, runtime: &Handl
         pool_size: settings.database.pool_size,
         timeout: settings.database.timeout,
         runtime: runtime.clone(),
+        fsync: settings.ledger.fsync,
         clock: Arc::clone(clock),
     }
 }

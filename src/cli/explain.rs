@@ -85,6 +85,10 @@ fn explained(code: DenialCode) -> (&'static str, &'static str) {
             "A header of the provider's `required_headers` is missing",
             "Send the header that `param` names",
         ),
+        Code::PriceUnknown => (
+            "The model has no price, and the operator refuses such models.",
+            "Give the model a price in `prices.overrides`, or set `prices.unknown` to `warn` or `zero`.",
+        ),
         Code::UnsupportedValue => (
             "The model is served in the other dialect only, or the body is encoded",
             "Call the path in the message, or send the body without `Content-Encoding`",

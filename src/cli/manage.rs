@@ -24,6 +24,8 @@ pub enum ManageCommand {
     Models(ModelsCommand),
     /// Audit events, newest first.
     Audit(super::manage_audit::AuditArguments),
+    /// What was used and what it cost.
+    Usage(super::manage_usage::UsageArguments),
 }
 
 /// `manage project …`.
@@ -186,6 +188,7 @@ pub fn run(global: &Global, command: ManageCommand) -> Result<(), Failure> {
         ManageCommand::Token(command) => token(&api, shown, command),
         ManageCommand::Cache(command) => cache(&api, shown, command),
         ManageCommand::Audit(arguments) => super::manage_audit::run(&api, shown, &arguments),
+        ManageCommand::Usage(arguments) => super::manage_usage::run(&api, shown, &arguments),
         ManageCommand::Models(ModelsCommand::List) => {
             let list = api.ask(&Method::GET, "/manage/models", None)?;
             shown.list(

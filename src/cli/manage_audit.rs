@@ -90,7 +90,7 @@ pub fn run(api: &Api, shown: Shown, arguments: &AuditArguments) -> Result<(), Fa
 }
 
 /// A value for a query or a path.
-fn encoded(text: &str) -> String {
+pub(super) fn encoded(text: &str) -> String {
     use std::fmt::Write as _;
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {

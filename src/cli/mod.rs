@@ -16,6 +16,7 @@ mod explain;
 mod healthcheck;
 mod manage;
 mod manage_audit;
+mod manage_usage;
 mod migrate;
 mod output;
 mod quickstart;

@@ -21,39 +21,6 @@ pub(super) const KEYS: &[Key] = &[
         "Of a token without a budget of its own.",
     )
     .inactive(),
-    Key::new("prices.file", "built in", "The price table.").inactive(),
-    Key::new(
-        "prices.unknown",
-        "warn",
-        "Models without a price: `warn`, `zero`, `refuse`.",
-    )
-    .inactive(),
-    Key::new("prices.overrides", "{}", "Prices by model name.").inactive(),
-    Key::new(
-        "ledger.durability",
-        "strict",
-        "When a record is safe: `strict` or `batched`.",
-    )
-    .inactive(),
-    Key::new(
-        "ledger.fsync",
-        "false",
-        "Whether every commit waits for the disk.",
-    )
-    .inactive(),
-    Key::new(
-        "ledger.on_full",
-        "refuse",
-        "When nothing more can be recorded: `refuse` or `drop`.",
-    )
-    .inactive(),
-    Key::new(
-        "ledger.spool_max",
-        "1GiB",
-        "Size of the spool while the store is away.",
-    )
-    .inactive(),
-    Key::new("ledger.retention", "400d", "How long records are kept.").inactive(),
     Key::new("events.enabled", "true", "Whether events are published.")
         .process()
         .inactive(),

@@ -158,9 +158,8 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "providers.<name>.include_usage",
         "auto",
-        "Asks streams for their usage: `auto`, `always`, `never`.",
-    )
-    .inactive(),
+        "Asks chat and completions streams for their usage: `auto` until the provider refuses that, `always`, `never`.",
+    ),
 ];
 
 /// One of `providers`.
@@ -194,6 +193,8 @@ pub struct ProviderSettings {
     pub required_headers: Vec<String>,
     /// Whether stateful paths may use the installation's key.
     pub shared_state: SharedState,
+    /// Whether streams are asked for their usage.
+    pub include_usage: IncludeUsage,
     /// Time-outs of one attempt.
     pub timeouts: ProviderTimeouts,
     /// The connection pool.
@@ -216,6 +217,17 @@ pub enum SharedState {
     Deny,
     /// Stateful paths go through the provider's own key too.
     Allow,
+}
+
+/// `providers.*.include_usage`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum IncludeUsage {
+    /// Asked for until the provider refuses a request because of it.
+    Auto,
+    /// Asked for.
+    Always,
+    /// Not asked for.
+    Never,
 }
 
 /// `providers.*.timeouts`.
@@ -269,6 +281,7 @@ impl ProviderSettings {
             allowed_origins: Vec::new(),
             required_headers: Vec::new(),
             shared_state: SharedState::Deny,
+            include_usage: IncludeUsage::Auto,
             timeouts: ProviderTimeouts::default(),
             connection: ProviderConnection::default(),
         }
@@ -409,6 +422,16 @@ impl ProviderSettings {
                 "shared_state",
                 SharedState::Deny,
                 &[("deny", SharedState::Deny), ("allow", SharedState::Allow)],
+                &[],
+            ),
+            include_usage: own.choice(
+                "include_usage",
+                IncludeUsage::Auto,
+                &[
+                    ("auto", IncludeUsage::Auto),
+                    ("always", IncludeUsage::Always),
+                    ("never", IncludeUsage::Never),
+                ],
                 &[],
             ),
             timeouts: ProviderTimeouts::read(&own.section("timeouts"), request_timeout),

@@ -108,8 +108,10 @@ pub fn keys() -> impl Iterator<Item = &'static Key> {
         super::routing::KEYS,
         super::limits::KEYS,
         super::cache::KEYS,
+        super::prices::KEYS,
         super::observing::KEYS,
         super::later::KEYS,
+        super::ledger::KEYS,
     ]
     .into_iter()
     .flatten()

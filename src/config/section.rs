@@ -11,7 +11,8 @@ use super::error::{Faults, shown};
 use super::path::KeyPath;
 use super::tree::{Node, Place, Scalar, Source, Value};
 use super::units::{DURATION_SHAPE, SIZE_SHAPE, format_duration, format_size, parse_duration, parse_size};
-use crate::domain::Secret;
+use crate::domain::money::NotAnAmount;
+use crate::domain::{PerMillion, Secret};
 
 /// The shortest useful time-out.
 pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
@@ -220,6 +221,20 @@ impl<'a> Section<'a> {
         T: FromStr + PartialOrd + Display + Copy,
     {
         self.optional(key, |value| value.number(&range))
+    }
+
+    /// Dollars, with at most nine decimals, up to `most`.
+    pub fn dollars(&self, key: &str, most: PerMillion) -> Option<PerMillion> {
+        self.optional(key, |value| {
+            let amount: PerMillion = value
+                .text()
+                .parse()
+                .map_err(|error: NotAnAmount| error.to_string())?;
+            if amount > most {
+                return Err(format!("is more than {most} dollars"));
+            }
+            Ok(amount)
+        })
     }
 
     /// One of some words; those of `later` are known and not supported in this version.

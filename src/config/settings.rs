@@ -3,13 +3,15 @@
 pub use super::address::{BaseUrl, ListenAddress, Scheme};
 pub use super::auth::AuthSettings;
 pub use super::cache::{CacheRule, CacheScope, CacheSettings};
+pub use super::ledger::{Durability, LedgerSettings, OnFull};
 pub use super::limits::{DistributedSettings, FleetSize, LimitsSettings, RateFallback};
 pub use super::management::{
     ManagementRole, ManagementSettings, ManagementToken, MetricsSettings, OnProxyListener,
 };
 pub use super::observing::{AuditSettings, CorsSettings, LogFormat, LoggingSettings};
+pub use super::prices::{PriceSettings, UnknownPrice};
 pub use super::providers::{
-    Http2, ProviderConnection, ProviderSettings, ProviderSource, ProviderTimeouts, SharedState,
+    Http2, IncludeUsage, ProviderConnection, ProviderSettings, ProviderSource, ProviderTimeouts, SharedState,
 };
 pub use super::routing::{
     CooldownSettings, ModelSettings, RouterSettings, Strategy, TargetSettings, UnknownModels,
@@ -45,6 +47,10 @@ pub struct Settings {
     pub router: RouterSettings,
     /// `limits`.
     pub limits: LimitsSettings,
+    /// `prices`.
+    pub prices: PriceSettings,
+    /// `ledger`.
+    pub ledger: LedgerSettings,
     /// `cache`.
     pub cache: CacheSettings,
     /// `audit`.
@@ -77,6 +83,8 @@ impl Default for Settings {
             models: Vec::new(),
             router: RouterSettings::default(),
             limits: LimitsSettings::default(),
+            prices: PriceSettings::default(),
+            ledger: LedgerSettings::default(),
             cache: CacheSettings::default(),
             audit: AuditSettings::default(),
             cors: CorsSettings::default(),

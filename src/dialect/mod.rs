@@ -14,4 +14,5 @@ mod scan;
 pub mod splice;
 pub mod sse;
 pub mod stream_error;
+pub mod usage;
 pub mod websocket;

@@ -47,6 +47,7 @@ denial_codes! {
     OriginRequired = "origin_required", 400, "invalid_request_error", "invalid_request_error";
     HeaderRequired = "header_required", 400, "invalid_request_error", "invalid_request_error";
     UnsupportedValue = "unsupported_value", 400, "invalid_request_error", "invalid_request_error";
+    PriceUnknown = "price_unknown", 400, "invalid_request_error", "invalid_request_error";
     InvalidToken = "invalid_token", 401, "authentication_error", "authentication_error";
     TokenNotFound = "token_not_found", 401, "authentication_error", "authentication_error";
     TokenInactive = "token_inactive", 401, "authentication_error", "authentication_error";

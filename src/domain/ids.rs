@@ -100,6 +100,19 @@ impl fmt::Display for RecordId {
     }
 }
 
+/// The text is not a record's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a record's id; they look like `01KYTB0M7R6W2Z0A8C6V1T3N5P`")]
+pub struct NotARecordId;
+
+impl FromStr for RecordId {
+    type Err = NotARecordId;
+
+    fn from_str(text: &str) -> Result<Self, NotARecordId> {
+        ulid::Ulid::from_string(text).map(Self).map_err(|_| NotARecordId)
+    }
+}
+
 impl RecordId {
     /// A number that differs from record to record, for made-up ids.
     pub fn seed(self) -> u64 {

@@ -92,7 +92,8 @@ impl IntoResponse for Answer {
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::from(self.body));
         *response.status_mut() = self.status;
-        if self.status != StatusCode::NO_CONTENT {
+        let is_typed = self.headers.iter().any(|(name, _)| *name == header::CONTENT_TYPE);
+        if self.status != StatusCode::NO_CONTENT && !is_typed {
             response.headers_mut().insert(header::CONTENT_TYPE, JSON);
         }
         response.headers_mut().extend(self.headers);

@@ -1,6 +1,6 @@
 //! A control plane over stores in memory, for tests.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,17 +20,21 @@ use super::ports::{
 use super::{
     Listener, ManagementSettings, ManagementTokens, OwnPaths, OwnRequest, OwnResponse, Role, Services,
 };
+use crate::domain::UsageRecord;
 use crate::domain::audit::{AuditEvent, AuditSink};
 use crate::domain::crypto::Sealer;
 use crate::domain::ids::AuditId;
 use crate::domain::patch::{ProjectPatch, TokenPatch};
-use crate::domain::{Dialect, ManualClock, Project, ProjectId, Secret, Timestamp, Token, TokenHash, TokenId};
+use crate::domain::{
+    Dialect, ManualClock, NanoUsd, Project, ProjectId, Secret, Timestamp, Token, TokenHash, TokenId,
+};
 use crate::fleet::{ChangeListener, Changed};
 use crate::store::tokens::RevokeCounts;
 use crate::store::{
     AuditFilter, AuditStore, GrantOutcome, Grants, Page, Paged, ProjectStore, StoreError, StoredPrincipal,
     TokenFilter, TokenStore,
 };
+use crate::store::{LedgerStore, RecordFilter, UsageQuery, UsageRow};
 
 pub const ADMIN: &str = "admin-token-for-tests";
 pub const VIEWER: &str = "viewer-token-for-tests";
@@ -71,6 +75,7 @@ impl Bench {
             grants: world.clone(),
             sealer: Arc::new(Sealer::plain()),
             changes: world.clone(),
+            ledger: world.clone(),
             usage: world.clone(),
             audit: world.clone(),
             configuration: world.clone(),
@@ -381,6 +386,33 @@ impl AuditStore for World {
         let count = events.len();
         events.retain(|e| e.timestamp >= before);
         Ok((count - events.len()) as u64)
+    }
+}
+
+#[async_trait]
+impl LedgerStore for World {
+    async fn append(&self, _: &[UsageRecord]) -> Result<(), StoreError> {
+        self.check()
+    }
+
+    async fn usage(&self, _: &UsageQuery) -> Result<Vec<UsageRow>, StoreError> {
+        self.check()?;
+        Ok(Vec::new())
+    }
+
+    async fn records(&self, _: &RecordFilter, page: Page) -> Result<Paged<UsageRecord>, StoreError> {
+        self.check()?;
+        Ok(page_of(&[], page))
+    }
+
+    async fn spent(&self, _: Vec<String>) -> Result<HashMap<String, NanoUsd>, StoreError> {
+        self.check()?;
+        Ok(HashMap::new())
+    }
+
+    async fn prune(&self, _: Timestamp) -> Result<u64, StoreError> {
+        self.check()?;
+        Ok(0)
     }
 }
 

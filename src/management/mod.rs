@@ -32,6 +32,7 @@ pub mod services;
 pub mod settings;
 pub mod strict_json;
 pub mod tokens;
+pub mod usage;
 
 #[cfg(test)]
 mod fakes;

@@ -114,7 +114,8 @@ pub fn page_count(total: u64, size: u32) -> u64 {
     total.div_ceil(u64::from(size.max(1)))
 }
 
-fn links(path: &str, query: &Query, page: Page, total: u64) -> String {
+/// The `Link` of a page.
+pub fn links(path: &str, query: &Query, page: Page, total: u64) -> String {
     let last = page_count(total, page.size).max(1);
     let here = u64::from(page.number);
     let mut links = Vec::with_capacity(4);

@@ -42,6 +42,14 @@ impl Query {
             .map(|(_, value)| value.as_str())
     }
 
+    /// All values of a name that may be given several times.
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.pairs
+            .iter()
+            .filter(move |(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
+    }
+
     /// An owned [`Query::text`].
     pub fn owned(&self, name: &str) -> Option<String> {
         self.text(&[name]).map(str::to_owned)

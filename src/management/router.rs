@@ -8,7 +8,7 @@ use axum::routing::{MethodRouter, delete, get, patch, post};
 use super::audit::event::Action;
 use super::error::ApiError;
 use super::services::Shared;
-use super::{audit, cache, configuration, model_list, openapi, projects, provider_list, tokens};
+use super::{audit, cache, configuration, model_list, openapi, projects, provider_list, tokens, usage};
 
 /// The routes. Health, metrics, authentication and what all answers share are `own_paths.rs`.
 pub fn router(services: Shared) -> Router {
@@ -30,6 +30,11 @@ pub fn router(services: Shared) -> Router {
             named("provider.list", get(provider_list::list)),
         )
         .route("/manage/models", named("model.list", get(model_list::list)))
+        .route("/manage/usage", named("usage.list", get(usage::sums)))
+        .route(
+            "/manage/usage/records",
+            named("usage.records", get(usage::records)),
+        )
         .route("/openapi.json", named("openapi.read", get(openapi::show)))
         .fallback(async || ApiError::UnknownPath)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)

@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::ports::{
     AuditTrail, CacheAdmin, ConfigView, MetricsView, ModelView, ProviderView, Readiness, UsageFlush,
 };
-use crate::domain::Clock;
 use crate::domain::crypto::Sealer;
+use crate::domain::{Clock, NanoUsd};
 use crate::fleet::ChangeListener;
-use crate::store::{AuditStore, Grants, ProjectStore, TokenStore};
+use crate::store::{AuditStore, Grants, LedgerStore, Paged, ProjectStore, StoreError, TokenStore};
 
 /// The services of the control plane.
 pub struct Services {
@@ -27,6 +27,8 @@ pub struct Services {
     pub sealer: Arc<Sealer>,
     /// Hears of every write before it is answered.
     pub changes: Arc<dyn ChangeListener>,
+    /// Usage records.
+    pub ledger: Arc<dyn LedgerStore>,
     /// Counters that are not in the store yet.
     pub usage: Arc<dyn UsageFlush>,
     /// Takes audit events.
@@ -49,6 +51,35 @@ pub struct Services {
 pub type Shared = Arc<Services>;
 
 impl Services {
+    /// What a token or a project has spent in all.
+    pub async fn spent(&self, subject: &(dyn std::fmt::Display + Sync)) -> Result<NanoUsd, StoreError> {
+        let subject = subject.to_string();
+        let spent = self.ledger.spent(vec![subject.clone()]).await?;
+        Ok(spent.get(&subject).copied().unwrap_or_default())
+    }
+
+    /// Rows with what each has spent in all.
+    pub async fn with_spent<T>(
+        &self,
+        paged: Paged<T>,
+        subject: impl Fn(&T) -> String,
+    ) -> Result<Paged<(T, NanoUsd)>, StoreError> {
+        let subjects: Vec<String> = paged.rows.iter().map(&subject).collect();
+        let spent = self.ledger.spent(subjects).await?;
+        let rows = paged
+            .rows
+            .into_iter()
+            .map(|row| {
+                let amount = spent.get(&subject(&row)).copied().unwrap_or_default();
+                (row, amount)
+            })
+            .collect();
+        Ok(Paged {
+            rows,
+            total: paged.total,
+        })
+    }
+
     /// Brings the counters of tokens into the store, as far as that works within a second; what is read next
     /// is then true.
     pub async fn flush_counters(&self) {

@@ -1,5 +1,10 @@
-//! What was used: counters of tokens, gathered in memory and written in groups.
+//! What was used: counters of tokens, usage of answers, the ledger.
 
 pub mod counters;
+pub mod ledger;
+pub mod meter;
+pub mod tokenizer;
 
 pub use counters::UsageCounters;
+pub use ledger::Ledger;
+pub use meter::{Meter, Metered};

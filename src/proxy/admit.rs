@@ -126,6 +126,7 @@ impl EdgeProxy {
         let route = Self::admit_model(session, ctx, &caller, &request_path)?;
         ctx.caller = Some(caller);
         ctx.outcome.public_model = route.public_name().cloned();
+        Self::admit_price(ctx, &route)?;
         ctx.destination = Some(route);
         self.plan_cache(session, ctx).await?;
         Ok(Admitted::Onward)

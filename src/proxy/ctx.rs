@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::arrival::Arrival;
+use super::bill::Bill;
 use super::body::RequestBody;
 use super::caching::CacheState;
 use super::outcome::Outcome;
@@ -36,6 +37,8 @@ pub struct RequestCtx {
     pub cache: CacheState,
     /// What was taken from limits and quota; dropping it settles.
     pub reservation: Option<Reservation>,
+    /// What it has used.
+    pub bill: Bill,
     /// How it went.
     pub outcome: Outcome,
     /// Its place among the concurrent requests.
@@ -56,6 +59,7 @@ impl RequestCtx {
             destination: None,
             cache: CacheState::default(),
             reservation: None,
+            bill: Bill::default(),
             outcome: Outcome::default(),
             place: None,
             running: None,

@@ -12,6 +12,7 @@ use pingora_core::{Error, ErrorType};
 use pingora_http::ResponseHeader;
 use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, Session, http_proxy};
 
+use self::bill::Unpriced;
 use self::ctx::RequestCtx;
 use self::memory_budget::MemoryBudget;
 use self::model_lists::ModelLists;
@@ -24,11 +25,12 @@ use crate::domain::Clock;
 use crate::domain::audit::AuditSink;
 use crate::limit::Limiter;
 use crate::live::{Live, Snapshot};
-use crate::metering::UsageCounters;
+use crate::metering::{Ledger, UsageCounters};
 use crate::telemetry::{AccessLog, Metrics};
 
 mod admit;
 mod arrival;
+pub mod bill;
 mod body;
 mod cache_lookup;
 mod caching;
@@ -64,6 +66,8 @@ pub struct EdgeProxy {
     pub limiter: Arc<Limiter>,
     /// What they used.
     pub counters: Arc<UsageCounters>,
+    /// A record of each request that reached a provider.
+    pub ledger: Arc<Ledger>,
     /// Numbers for operators.
     pub metrics: Arc<Metrics>,
     /// A line for each request.
@@ -93,6 +97,8 @@ pub struct Rooms {
     pub panics: Arc<std::sync::atomic::AtomicU64>,
     /// Model lists of providers.
     pub model_lists: Arc<ModelLists>,
+    /// Models without a price.
+    pub unpriced: Arc<Unpriced>,
     /// Refused own paths.
     own_refusals: Arc<OwnRefusals>,
 }
@@ -181,6 +187,7 @@ impl ProxyHttp for EdgeProxy {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut RequestCtx) {
+        self.close_bill(ctx).await;
         self.record(session, error, ctx);
     }
 }

@@ -14,7 +14,7 @@ use crate::auth::Refused;
 use crate::cache::CacheOutcome;
 use crate::domain::audit::{AuditEvent, AuditOutcome};
 use crate::domain::{Denial, DenialCode};
-use crate::telemetry::metrics::{CacheEvent, RequestFacts, RequestLabels};
+use crate::telemetry::metrics::{CacheEvent, RequestFacts, RequestLabels, TokenCounts};
 use crate::telemetry::{AccessLine, Outcome};
 
 impl EdgeProxy {
@@ -50,8 +50,18 @@ impl EdgeProxy {
                 .first_byte
                 .filter(|_| ctx.outcome.origin == Origin::Upstream),
             overhead: Some(overhead),
+            tokens: ctx
+                .bill
+                .total
+                .map_or_else(TokenCounts::default, |total| TokenCounts {
+                    prompt: total.usage.prompt,
+                    completion: total.usage.completion,
+                    cache_read: total.usage.cache_read,
+                    cache_write: total.usage.cache_write,
+                    reasoning: total.usage.reasoning,
+                }),
+            cost_nano_usd: ctx.bill.total.map_or(0, |total| total.cost.nanos()),
             error: ctx.outcome.refusal,
-            ..RequestFacts::default()
         };
         if !ctx.arrival.is_own {
             self.metrics.record_request(labels, &facts);

@@ -14,6 +14,13 @@ impl EdgeProxy {
                 "the request has no caller",
             ));
         };
+        if self.ledger.is_stuck() {
+            return Err(Denial::new(
+                DenialCode::StoreUnavailable,
+                "what requests use cannot be recorded now, neither in the store nor on disk; try again",
+            )
+            .with_retry_after(std::time::Duration::from_secs(1)));
+        }
         let subject = Subject {
             token_id: principal.token_id,
             project_id: principal.project_id,

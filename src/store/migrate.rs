@@ -32,6 +32,7 @@ pub const SQLITE: &[Migration] = migrations!("sqlite":
     1 "0001" "create_tokens_and_projects",
     2 "0002" "create_audit_events",
     3 "0003" "create_grant_folds_and_changes",
+    4 "0004" "create_usage_ledger",
 );
 
 /// The schema of PostgreSQL.
@@ -39,6 +40,7 @@ pub const POSTGRES: &[Migration] = migrations!("postgres":
     1 "0001" "create_tokens_and_projects",
     2 "0002" "create_audit_events",
     3 "0003" "create_grant_folds_and_changes",
+    4 "0004" "create_usage_ledger",
 );
 
 impl Migration {

@@ -7,6 +7,8 @@ mod contract;
 pub mod error;
 pub mod grants;
 pub mod health;
+pub mod ledger;
+mod ledger_columns;
 pub mod migrate;
 pub mod postgres;
 pub mod projects;
@@ -20,6 +22,7 @@ pub use audit::{AuditFilter, AuditStore};
 pub use error::StoreError;
 pub use grants::{GrantOutcome, Grants};
 pub use health::StoreHealth;
+pub use ledger::{LedgerStore, RecordFilter, UsageGroup, UsageQuery, UsageRow, UsageSums};
 pub use projects::ProjectStore;
 pub use sealed_keys::SealedKeys;
 pub use tokens::{StoredPrincipal, TokenFilter, TokenStore};
@@ -42,6 +45,8 @@ pub struct Store {
     pub audit: Arc<dyn AuditStore>,
     /// Counters of tokens.
     pub usage: Arc<dyn UsageStore>,
+    /// Usage records.
+    pub ledger: Arc<dyn LedgerStore>,
     /// Grants of limited tokens.
     pub grants: Arc<dyn Grants>,
     /// Health.

@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 
 use super::rules::Rules;
 use super::target::ProviderConnector;
-use crate::config::{ProviderSettings, ProviderTimeouts};
+use crate::config::{IncludeUsage, ProviderSettings, ProviderTimeouts};
 use crate::domain::{Denial, DenialCode, Dialect, Secret};
 
 static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -32,6 +33,9 @@ pub struct Provider {
     pub timeouts: ProviderTimeouts,
     /// Its connections; `None` for the built-in demonstration, which opens none.
     pub connector: Option<Arc<ProviderConnector>>,
+    include_usage: IncludeUsage,
+    /// It refused a request because its usage was asked for.
+    refuses_usage: AtomicBool,
     form: AddressForm,
     is_tls: bool,
     key: Option<HeaderValue>,
@@ -138,11 +142,36 @@ impl Provider {
             rules: Rules::new(settings),
             timeouts: settings.timeouts,
             connector,
+            include_usage: settings.include_usage,
+            refuses_usage: AtomicBool::new(false),
             form: AddressForm::of(settings),
             is_tls: settings.base_url.is_tls(),
             key,
             headers,
         })
+    }
+
+    /// Whether streams are asked for their usage.
+    pub fn is_asked_for_usage(&self) -> bool {
+        match self.include_usage {
+            IncludeUsage::Always => true,
+            IncludeUsage::Never => false,
+            IncludeUsage::Auto => !self.refuses_usage.load(Ordering::Relaxed),
+        }
+    }
+
+    /// It refused a request with this answer; whether that was because its usage was asked for. It is not asked again then.
+    pub fn learn_from_refusal(&self, answer: &[u8]) -> bool {
+        let names_it = |name: &[u8]| memchr::memmem::find(answer, name).is_some();
+        if self.include_usage != IncludeUsage::Auto
+            || !(names_it(b"stream_options") || names_it(b"include_usage"))
+        {
+            return false;
+        }
+        if !self.refuses_usage.swap(true, Ordering::Relaxed) {
+            log::warn!(provider = &*self.name; "upstream `{}` does not tell the usage of streams: it is counted here", self.name);
+        }
+        true
     }
 
     /// The path and query that the provider is called with, from the client's below `/v1` and the provider's name

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::edge::{TestEdge, TokenUser};
 use crate::http::{Answer, Connection, End, Request, chat, message};
-use crate::provider::{Deaf, Provider, Refusing, Reply};
+use crate::provider::{Deaf, Provider, Refusing, Reply, load_vocabulary};
 
 /// Every limit short, one attempt.
 fn impatient() -> Value {
@@ -157,6 +157,7 @@ fn each_has_its_code_in_both_dialects_and_in_bounded_time() {
     let provider = Provider::start();
     let mut edge = TestEdge::plan(&provider).with(impatient()).start();
     let user = edge.token(json!({}));
+    load_vocabulary(&provider, &user);
     let before = edge.resident_kib();
     let mut wrong = Vec::new();
     for anthropic in [false, true] {

@@ -99,5 +99,6 @@ mod timeouts;
 mod tokens_and_projects;
 #[cfg(test)]
 mod uploads;
+mod usage;
 #[cfg(test)]
 mod wait;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::edge::{OPENAI_KEY, TestEdge};
 use crate::http::chat;
 use crate::mutate::Mutator;
-use crate::provider::{Provider, Seen};
+use crate::provider::{Provider, Seen, load_vocabulary};
 use crate::wait::is_long_run;
 
 const CHAT: &str = "/v1/chat/completions";
@@ -92,6 +92,7 @@ fn no_mutation_gets_past_a_rule_or_breaks_the_program() {
     for seed in &seeds {
         exchange(edge.proxy, seed);
     }
+    load_vocabulary(&provider, &user);
     let (memory, descriptors) = (edge.resident_kib(), edge.descriptors());
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock");
     let seed = clock.as_nanos() as u64;

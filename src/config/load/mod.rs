@@ -13,8 +13,8 @@ use super::schema;
 use super::section::Section;
 use super::settings::{
     AuditSettings, AuthSettings, CacheSettings, CorsSettings, DatabaseSettings, EncryptionSettings,
-    LimitsSettings, LoggingSettings, ManagementSettings, ModelSettings, ProviderSettings, ProviderSource,
-    RedisSettings, RouterSettings, ServerSettings, Settings, UnknownModels,
+    LedgerSettings, LimitsSettings, LoggingSettings, ManagementSettings, ModelSettings, PriceSettings,
+    ProviderSettings, ProviderSource, RedisSettings, RouterSettings, ServerSettings, Settings, UnknownModels,
 };
 use super::tree::{self, Entry, Node, Value};
 use crate::domain::Secret;
@@ -147,6 +147,7 @@ pub fn load(request: &LoadRequest<'_>) -> Result<Loaded, ConfigErrors> {
         .iter()
         .filter_map(|provider| provider.ca_file.as_ref());
     watched_files.extend(certificates.map(|path| request.cwd.join(path)));
+    watched_files.extend(settings.prices.file.iter().map(|path| request.cwd.join(path)));
     watched_files.sort();
     watched_files.dedup();
     Ok(Loaded {
@@ -304,6 +305,8 @@ fn convert(tree: &Node, faults: &Faults, wants: &Wants<'_>) -> Settings {
         models: ModelSettings::read_all(&root, &names),
         router: RouterSettings::read(&root.section("router")),
         limits: LimitsSettings::read(&root.section("limits"), root.section("redis").is_set("url")),
+        prices: PriceSettings::read(&root.section("prices")),
+        ledger: LedgerSettings::read(&root.section("ledger")),
         cache: CacheSettings::read(&root.section("cache")),
         audit: AuditSettings::read(&root.section("audit")),
         cors: CorsSettings::read(&root.section("cors")),

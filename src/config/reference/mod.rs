@@ -9,6 +9,7 @@ use super::schema::{Change, Key, keys};
 const EXAMPLES: &[(&str, &str)] = &[
     ("providers.<name>", "openai"),
     ("models.<name>", "gpt-4o"),
+    ("prices.overrides.<name>", "my-model"),
     ("providers.<name>.headers.<header>", "X-Example"),
     ("providers.<name>.param_whitelist.<parameter>", "model"),
 ];

@@ -8,7 +8,7 @@
 //! twice is refused: two readers could otherwise see two different values.
 
 mod facts;
-mod grammar;
+pub(in crate::dialect) mod grammar;
 mod watcher;
 
 #[cfg(test)]

@@ -195,12 +195,13 @@ impl<S: Send + Sync + 'static> Reloader<S> {
             faults: errors.faults,
             watched_files: Some(read.watched_files.clone()),
         })?;
-        // WHY: certificates are read by the builder; that they changed shows in no key.
-        let has_files = loaded
-            .settings
-            .providers
-            .iter()
-            .any(|provider| provider.ca_file.is_some());
+        // WHY: what stands in certificates and price tables shows in no key.
+        let has_files = loaded.settings.prices.file.is_some()
+            || loaded
+                .settings
+                .providers
+                .iter()
+                .any(|provider| provider.ca_file.is_some());
         let unchanged = diff.is_empty() && trigger == Trigger::Watch && !has_files;
         let snapshot = if unchanged {
             None

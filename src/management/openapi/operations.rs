@@ -6,6 +6,7 @@ use super::super::audit::{AuditView, Listed};
 use super::super::ports::{CacheStats, ModelEntry, ProviderEntry};
 use super::super::projects::ProjectView;
 use super::super::tokens::{Created, Rotated, TokenView};
+use super::super::usage::{Listed as UsageListed, RecordView};
 use super::requests::{CreateProject, CreateToken, PurgeCache, RotateToken, UpdateProject, UpdateToken};
 use super::shapes::{Description, EffectiveConfiguration, Purged, Reloaded};
 use crate::store::tokens::RevokeCounts;
@@ -265,6 +266,44 @@ pub const OPERATIONS: &[Operation] = &[
             "audit.show",
             "Show an audit event.",
             shape::<AuditView<'_>>,
+        )
+    },
+    Operation {
+        query: &[
+            QueryParameter("start_time", Kind::Time, "Not over before."),
+            QueryParameter("end_time", Kind::Time, "Over before."),
+            QueryParameter(
+                "group_by",
+                Kind::Text,
+                "Any of `project`, `token`, `model`, `provider`, `day`, with commas between them; without it one sum.",
+            ),
+            QueryParameter("format", Kind::OneOf(&["json", "csv"]), "How it is written."),
+        ],
+        refusals: &[400],
+        ..get(
+            "/manage/usage",
+            "usage.list",
+            "Add up what was used and what it cost.",
+            shape::<UsageListed>,
+        )
+    },
+    Operation {
+        query: &[
+            QueryParameter("page", Kind::Count, "The page, from 1."),
+            QueryParameter("page_size", Kind::PageSize, "Records of a page, 20 unless told."),
+            QueryParameter("request_id", Kind::Text, "Of this request."),
+            QueryParameter("token_id", Kind::Id, "Of this token."),
+            QueryParameter("project_id", Kind::Id, "Of this project."),
+            QueryParameter("start_time", Kind::Time, "Not over before."),
+            QueryParameter("end_time", Kind::Time, "Over before."),
+            QueryParameter("format", Kind::OneOf(&["json", "csv"]), "How it is written."),
+        ],
+        refusals: &[400],
+        ..get(
+            "/manage/usage/records",
+            "usage.records",
+            "List usage records, newest first.",
+            shape::<Vec<RecordView<'_>>>,
         )
     },
     get(

@@ -12,7 +12,7 @@ use super::super::services::{Services, Shared};
 use super::provider_keys;
 use super::view::ProjectView;
 use crate::domain::patch::{Change, ProjectPatch};
-use crate::domain::{Limits, Project, ProjectId};
+use crate::domain::{Limits, NanoUsd, Project, ProjectId};
 use crate::fleet::Changed;
 
 /// The fields that are read.
@@ -33,7 +33,7 @@ pub async fn create(State(services): State<Shared>, body: Bytes) -> Result<Answe
     let written = services.projects.create(&project).await;
     services.changes.changed(Changed::Project(project.id));
     written.map_err(|error| ApiError::from_taken_name(error, "project"))?;
-    let view = ProjectView::of(&project, &services.providers.default_provider());
+    let view = ProjectView::of(&project, &services.providers.default_provider(), NanoUsd::ZERO);
     Ok(Answer::json(StatusCode::CREATED, &view)
         .about_project(project.id)
         .noting("name", project.name))

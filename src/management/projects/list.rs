@@ -16,9 +16,12 @@ pub async fn list(State(services): State<Shared>, uri: Uri) -> Result<Answer, Ap
     answer_list(
         uri.path(),
         &Query::of(&uri),
-        |page| services.projects.list(page),
-        |project| project.id,
-        |project| ProjectView::of(project, &default_provider),
+        async |page| {
+            let paged = services.projects.list(page).await?;
+            services.with_spent(paged, |project| project.id.to_string()).await
+        },
+        |(project, _)| project.id,
+        |(project, spent)| ProjectView::of(project, &default_provider, *spent),
     )
     .await
 }

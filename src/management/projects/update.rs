@@ -37,6 +37,8 @@ pub async fn update(
     let fields = JsonFields::parse(&body, FIELDS)?;
     let revoke_tokens = read_revoke_tokens(&fields)?;
     let current = services.projects.get(id).await?.ok_or(super::NOT_FOUND)?;
+    // read before it is changed: a change that was made is not answered as an error
+    let spent = services.spent(&id).await?;
     let patch = read(&fields, &services, current)?;
     let now = services.clock.now();
     let written = services.projects.patch(id, &patch, now).await;
@@ -44,7 +46,7 @@ pub async fn update(
     let project = written
         .map_err(|error| ApiError::from_taken_name(error, "project"))?
         .ok_or(super::NOT_FOUND)?;
-    let view = ProjectView::of(&project, &services.providers.default_provider());
+    let view = ProjectView::of(&project, &services.providers.default_provider(), spent);
     let answer = Answer::ok(&view).noting("fields", fields.names());
     if !revoke_tokens {
         return Ok(answer);

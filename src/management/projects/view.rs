@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::super::openapi::shapes::{self, Id, Notes, Time};
-use crate::domain::{Glob, Limits, Project, ProjectId, Timestamp};
+use crate::domain::{Glob, Limits, NanoUsd, Project, ProjectId, Timestamp};
 
 /// The shape of every answer with a project in it.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -32,13 +32,15 @@ pub struct ProjectView {
     allowed_models: Vec<Glob>,
     #[schemars(with = "shapes::Limits")]
     limits: Limits,
+    /// What it has cost in all.
+    spend_usd: f64,
     #[schemars(with = "Notes")]
     metadata: Map<String, Value>,
 }
 
 impl ProjectView {
     /// What is shown of `project` while `default_provider` is the default.
-    pub fn of(project: &Project, default_provider: &str) -> Self {
+    pub fn of(project: &Project, default_provider: &str, spent: NanoUsd) -> Self {
         let shown = |key: &crate::domain::project::ProviderKey| key.obfuscated.clone();
         Self {
             id: project.id,
@@ -59,6 +61,7 @@ impl ProjectView {
                 .collect(),
             allowed_models: project.allowed_models.clone(),
             limits: project.limits,
+            spend_usd: spent.as_usd(),
             metadata: project.metadata.clone(),
         }
     }

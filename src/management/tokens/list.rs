@@ -32,14 +32,15 @@ pub async fn list(State(services): State<Shared>, uri: Uri) -> Result<Answer, Ap
                 total: 0,
             });
         }
-        services.tokens.list(filter, page).await
+        let paged = services.tokens.list(filter, page).await?;
+        services.with_spent(paged, |token| token.id.to_string()).await
     };
     answer_list(
         uri.path(),
         &query,
         read,
-        |token| token.id,
-        |token| serde_json::value::to_raw_value(&TokenView::of(token)).unwrap_or_default(),
+        |(token, _)| token.id,
+        |(token, spent)| serde_json::value::to_raw_value(&TokenView::of(token, *spent)).unwrap_or_default(),
     )
     .await
 }

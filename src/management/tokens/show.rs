@@ -12,7 +12,8 @@ pub async fn show(State(services): State<Shared>, Path(id): Path<String>) -> Res
     let id = super::parse_id(&id)?;
     services.flush_counters().await;
     let token = services.tokens.get(id).await?.ok_or(super::NOT_FOUND)?;
-    Ok(Answer::ok(&TokenView::of(&token)).about_project(token.project_id))
+    let spent = services.spent(&token.id).await?;
+    Ok(Answer::ok(&TokenView::of(&token, spent)).about_project(token.project_id))
 }
 
 /// Answers a path that ends where the id should be.

@@ -37,6 +37,8 @@ pub async fn update(
     let id = super::parse_id(&id)?;
     services.flush_counters().await;
     let current = services.tokens.get(id).await?.ok_or(super::NOT_FOUND)?;
+    // read before it is changed: a change that was made is not answered as an error
+    let spent = services.spent(&id).await?;
     let now = services.clock.now();
     let patch = read(&fields, current, now)?;
     let written = services.tokens.patch(id, &patch, now).await;
@@ -45,7 +47,7 @@ pub async fn update(
     }
     services.changes.changed(Changed::Token(id));
     let token = written?.ok_or(super::NOT_FOUND)?;
-    Ok(Answer::ok(&TokenView::of(&token))
+    Ok(Answer::ok(&TokenView::of(&token, spent))
         .about_project(token.project_id)
         .noting("fields", fields.names()))
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::super::openapi::shapes::{self, Id, Notes, Time};
-use crate::domain::{Glob, Limits, ProjectId, Timestamp, Token, TokenId};
+use crate::domain::{Glob, Limits, NanoUsd, ProjectId, Timestamp, Token, TokenId};
 
 /// The shape of list, read and change.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -33,6 +33,7 @@ pub struct TokenView<'a> {
     #[schemars(with = "Option<Time>")]
     last_used_at: Option<Timestamp>,
     cache_hit_count: u64,
+    /// What it has cost in all.
     spend_usd: f64,
     #[schemars(with = "Vec<String>")]
     allowed_models: &'a [Glob],
@@ -47,7 +48,7 @@ pub struct TokenView<'a> {
 
 impl<'a> TokenView<'a> {
     /// What is shown of `token`.
-    pub fn of(token: &'a Token) -> Self {
+    pub fn of(token: &'a Token, spent: NanoUsd) -> Self {
         Self {
             id: token.id,
             name: token.name.as_deref(),
@@ -61,7 +62,7 @@ impl<'a> TokenView<'a> {
             created_at: token.created_at,
             last_used_at: token.last_used_at,
             cache_hit_count: token.cache_hit_count,
-            spend_usd: 0.0,
+            spend_usd: spent.as_usd(),
             allowed_models: &token.allowed_models,
             allowed_endpoints: &token.allowed_endpoints,
             allowed_ips: &token.allowed_ips,

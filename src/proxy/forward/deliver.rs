@@ -42,6 +42,8 @@ pub(crate) struct Delivery<'a> {
     pub kind: Option<StreamKind>,
     /// The `n` of the request.
     pub choices: Option<u64>,
+    /// The usage of the stream was asked for by us alone.
+    pub only_we_asked: bool,
     /// What passes down.
     pub rules: DownRules,
     /// Longest silence.
@@ -68,7 +70,7 @@ impl EdgeProxy {
         let streamed = is_event_stream(upstream_head) && framing != Framing::Empty;
         let mut events = match delivery.kind {
             Some(kind) if streamed && !is_encoded(upstream_head) => {
-                Some(EventRelay::new(kind, delivery.choices))
+                Some(EventRelay::new(kind, delivery.choices, delivery.only_we_asked))
             }
             _ => None,
         };
@@ -94,7 +96,8 @@ impl EdgeProxy {
         let _counted = streamed.then(|| self.metrics.stream_began());
         ctx.outcome.streaming = streamed;
         // held: until its first bytes are there, the answer may still turn into a clean refusal
-        let first = match next_piece(&mut body, events.as_mut(), Some(client)).await {
+        let meter = ctx.bill.meter();
+        let first = match next_piece(&mut body, events.as_mut(), meter, Some(client)).await {
             Ok(first) => first,
             Err(RelayFailure::Client(gone)) => return gone_away(ctx, fill, gone),
             Err(RelayFailure::Answer(broken)) => {
@@ -111,24 +114,21 @@ impl EdgeProxy {
         if first.is_none() {
             // the head is all there is
             ctx.reservation = None;
+            self.settle_bill(ctx, false).await;
         }
         if let Err(gone) = client.write_head(head).await {
             return gone_away(ctx, fill, gone);
         }
-        let http_end = if framing == Framing::Close {
-            HttpEnd::Closed
-        } else {
-            HttpEnd::Framed
-        };
+        let http_end = clean_end(framing);
         let source = Source {
             body: &mut body,
             events: events.as_mut(),
             fill,
-            places: &mut ctx.reservation,
+            ctx,
             http_end,
             provider: delivery.provider,
         };
-        let ended = pump(first, source, client).await;
+        let ended = pump(self, first, source, client).await;
         // nothing of it is under way at the provider any more: free before the client hears the end
         ctx.reservation = None;
         ctx.outcome.bytes_out = client.bytes_out;
@@ -142,6 +142,7 @@ impl EdgeProxy {
             Err(RelayFailure::Client(gone)) => gone_away(ctx, fill, gone),
             Err(RelayFailure::Answer(broken)) => {
                 ctx.outcome.ending = Ending::Cut;
+                self.settle_bill(ctx, true).await;
                 let denial = refusal(delivery.provider, &broken);
                 end_broken(client, fill, events.as_ref(), &denial).await
             }
@@ -160,9 +161,11 @@ impl EdgeProxy {
         let verdict = events.map_or(StreamVerdict::Complete, |events| events.verdict(http_end));
         if verdict == StreamVerdict::Broken {
             ctx.outcome.ending = Ending::Cut;
+            self.settle_bill(ctx, true).await;
             return end_broken(client, fill, events, &ended_early()).await;
         }
         let whole = verdict == StreamVerdict::Complete;
+        self.settle_bill(ctx, !whole).await;
         if whole {
             fill.finish();
         } else {
@@ -240,6 +243,15 @@ fn may_be_better_next_time(status: http::StatusCode) -> bool {
     status.is_server_error()
         || status == http::StatusCode::TOO_MANY_REQUESTS
         || status == http::StatusCode::REQUEST_TIMEOUT
+}
+
+/// How HTTP ends an answer that ends cleanly.
+fn clean_end(framing: Framing) -> HttpEnd {
+    if framing == Framing::Close {
+        HttpEnd::Closed
+    } else {
+        HttpEnd::Framed
+    }
 }
 
 /// The client has left and nobody else wants the answer.

@@ -9,6 +9,7 @@ use super::deliver::Delivered;
 use super::head::Framing;
 use super::relay::frame_head;
 use crate::dialect::demo::{DemoAnswer, DemoRequest, answer};
+use crate::dialect::sse::Event;
 use crate::proxy::EdgeProxy;
 use crate::proxy::body::RequestBody;
 use crate::proxy::ctx::RequestCtx;
@@ -25,7 +26,6 @@ impl EdgeProxy {
         permit: &mut Permit,
     ) -> Delivered {
         permit.succeeded();
-        self.note_sent(ctx);
         let Some(path) = &ctx.path else {
             return Delivered::Whole;
         };
@@ -42,6 +42,8 @@ impl EdgeProxy {
         });
         ctx.outcome.origin = Origin::Upstream;
         ctx.outcome.status = demo.status;
+        ctx.bill.answered(demo.status);
+        meter(ctx, &demo);
         match self.play(ctx, client, demo).await {
             Ok(()) => {
                 ctx.outcome.ending = Ending::Complete;
@@ -90,6 +92,7 @@ impl EdgeProxy {
             if left == 0 {
                 // its places are free before the client has it all
                 ctx.reservation = None;
+                self.settle_bill(ctx, false).await;
             }
             client
                 .write_body(piece, false)
@@ -101,5 +104,17 @@ impl EdgeProxy {
             .write_body(Bytes::new(), true)
             .await
             .map_err(|gone| Self::client_left(ctx, gone))
+    }
+}
+
+/// The demonstration tells its usage as providers do.
+fn meter(ctx: &mut RequestCtx, demo: &DemoAnswer) {
+    let Some(meter) = ctx.bill.meter() else { return };
+    for (_, piece) in &demo.events {
+        if !demo.is_stream() {
+            meter.body(piece);
+        } else if let Some(data) = Event::parse(piece).data.as_deref() {
+            meter.event(data);
+        }
     }
 }

@@ -1,10 +1,13 @@
 //! The events of one stream on their way to the client: whole ones leave, and the end is judged.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
-use crate::dialect::sse::{Batch, EventSplitter, HttpEnd, StreamKind, StreamVerdict, StreamWatch};
+use crate::dialect::sse::{
+    Batch, Event, EventSplitter, HttpEnd, Piece, StreamKind, StreamVerdict, StreamWatch,
+};
 use crate::dialect::stream_error::stream_error;
 use crate::domain::Denial;
+use crate::metering::Meter;
 
 /// A stream under way.
 pub(super) struct EventRelay {
@@ -12,29 +15,53 @@ pub(super) struct EventRelay {
     splitter: EventSplitter,
     watch: StreamWatch,
     batch: Batch,
+    /// The client did not ask for the usage chunk: it goes no further than the meter.
+    hides_usage: bool,
 }
 
 impl EventRelay {
     /// A stream before its first byte; `choices` is the `n` of its request.
-    pub(super) fn new(kind: StreamKind, choices: Option<u64>) -> Self {
+    pub(super) fn new(kind: StreamKind, choices: Option<u64>, hides_usage: bool) -> Self {
         Self {
             kind,
             splitter: EventSplitter::new(),
             watch: StreamWatch::new(kind, choices),
             batch: Batch::default(),
+            hides_usage,
         }
     }
 
     /// Takes what came; gives what may leave.
-    pub(super) fn push(&mut self, bytes: Bytes) -> Option<Bytes> {
+    pub(super) fn push(&mut self, bytes: Bytes, mut meter: Option<&mut Meter>) -> Option<Bytes> {
         self.splitter.push(bytes, &mut self.batch);
         if self.batch.is_empty() {
             return None;
         }
-        for piece in self.batch.pieces() {
-            self.watch.observe(piece);
+        let mut hidden = None;
+        for (index, piece) in self.batch.pieces().enumerate() {
+            let facts = self.watch.observe(piece);
+            if let (Some(meter), Piece::Event(event)) = (meter.as_deref_mut(), piece)
+                && let Some(data) = Event::parse(event).data.as_deref()
+            {
+                meter.event(data);
+            }
+            if facts.usage_only && self.hides_usage {
+                hidden = Some(index);
+            }
         }
-        Some(self.batch.bytes.clone())
+        match hidden {
+            None => Some(self.batch.bytes.clone()),
+            Some(hidden) => self.without(hidden),
+        }
+    }
+
+    /// Everything but one event.
+    fn without(&self, hidden: usize) -> Option<Bytes> {
+        let mut rest = BytesMut::with_capacity(self.batch.bytes.len());
+        for index in (0..self.batch.len()).filter(|index| *index != hidden) {
+            rest.extend_from_slice(&self.batch.piece_bytes(index));
+        }
+        (!rest.is_empty()).then(|| rest.freeze())
     }
 
     /// What became of it, HTTP having ended so.

@@ -15,7 +15,8 @@ use super::relay::ReadAhead;
 use super::sending::{AttemptBody, SendFailure, SendTimeouts, Upload, send};
 use crate::cache::Validators;
 use crate::dialect::error::{UpstreamErrorKind, classify_upstream_error};
-use crate::dialect::splice::splice;
+use crate::dialect::splice::{Edit, splice};
+use crate::dialect::sse::StreamKind;
 use crate::dialect::websocket::{ask, protocols_up};
 use crate::domain::{Denial, DenialCode};
 use crate::proxy::EdgeProxy;
@@ -49,6 +50,8 @@ pub(super) enum Exchanged {
     Delivered(Delivered),
     /// The provider answered with this status and another target is asked instead.
     MovedOn(u16),
+    /// The provider refused what we alone had added: it is asked again without it.
+    AskAgain,
     /// No byte of an answer came.
     Failed {
         /// Why.
@@ -79,8 +82,10 @@ impl EdgeProxy {
             Ok(dressed) => dressed,
             Err(denial) => return Exchanged::refused(denial),
         };
-        let body = attempt_body(&ctx.body, exchange.target, &mut head);
+        let asks_usage = asks_usage(ctx, &provider);
+        let (body, only_we_asked) = attempt_body(&ctx.body, exchange.target, asks_usage, &mut head);
         let Some(connector) = &provider.connector else {
+            self.open_bill(ctx, exchange.target, owner);
             return Exchanged::Delivered(self.deliver_demo(ctx, client, permit).await);
         };
         let before = self.clock.monotonic();
@@ -104,7 +109,7 @@ impl EdgeProxy {
                 };
             }
         };
-        self.note_sent(ctx);
+        self.open_bill(ctx, exchange.target, owner);
         fill.reached();
         address(&mut head, &connected.session, &provider);
         ctx.outcome.served.request_started_at = Some(self.clock.now());
@@ -136,6 +141,7 @@ impl EdgeProxy {
                         connected,
                         head: answer,
                         owner,
+                        only_we_asked,
                     },
                     permit,
                 )
@@ -197,25 +203,30 @@ impl EdgeProxy {
             mut connected,
             head,
             owner,
+            only_we_asked,
         } = answer;
         let provider = &exchange.target.provider;
         let status = head.status.as_u16();
+        ctx.bill.answered(status);
         let verdict = AttemptFailure::Status(status);
         if verdict.counts_against_target() {
             permit.failed(self.clock.monotonic(), &ctx.snapshot.catalogue.cooldown);
         } else {
             permit.succeeded();
         }
+        let silence = ctx.snapshot.settings.server.stream_idle_timeout;
         let mut read_ahead = None;
         if status == 401 || status == 403 {
-            let ahead = error_body(
-                &mut connected.session,
-                ctx.snapshot.settings.server.stream_idle_timeout,
-            )
-            .await;
+            let ahead = error_body(&mut connected.session, silence).await;
             if classify_upstream_error(provider.dialect, status, &ahead.bytes) == UpstreamErrorKind::OurKey {
                 log::error!(provider = &*provider.name, status; "upstream `{}` refused our key", provider.name);
                 return Exchanged::refused(provider.auth_error("it refused the key that was sent"));
+            }
+            read_ahead = Some(ahead);
+        } else if only_we_asked && (status == 400 || status == 422) {
+            let ahead = error_body(&mut connected.session, silence).await;
+            if provider.learn_from_refusal(&ahead.bytes) {
+                return Exchanged::AskAgain;
             }
             read_ahead = Some(ahead);
         } else if crate::upstream::retry::may_retry_status(status)
@@ -229,6 +240,7 @@ impl EdgeProxy {
             provider: &provider.name,
             kind: ctx.stream_kind(),
             choices: ctx.body.choices(),
+            only_we_asked,
             rules: DownRules {
                 own_key: owner == KeyOwner::Project,
                 own_rates: ctx.outcome.rate.is_some() && server.expose_headers.ratelimit,
@@ -248,16 +260,9 @@ impl EdgeProxy {
             );
             return Exchanged::Delivered(Box::pin(tunnel).await);
         }
-        let delivered = match ctx.cache.stale().cloned().filter(|_| status == 304) {
-            Some(stale) => {
-                self.deliver_stored(ctx, client, fill, &stale, &head, delivery.rules)
-                    .await
-            }
-            None => {
-                self.deliver(ctx, client, fill, &mut connected.session, &head, delivery)
-                    .await
-            }
-        };
+        let delivered = self
+            .deliver_either(ctx, client, fill, &mut connected.session, &head, delivery)
+            .await;
         if matches!(delivered, Delivered::Whole)
             && connected.session.response_done()
             && let Some(connector) = &provider.connector
@@ -267,6 +272,26 @@ impl EdgeProxy {
                 .await;
         }
         Exchanged::Delivered(delivered)
+    }
+
+    /// What the provider sends, or what is stored, if the provider says that it still holds.
+    async fn deliver_either(
+        &self,
+        ctx: &mut RequestCtx,
+        client: &mut Client<'_>,
+        fill: &mut Fill,
+        upstream: &mut HttpSession,
+        head: &ResponseHeader,
+        delivery: Delivery<'_>,
+    ) -> Delivered {
+        let not_modified = head.status == http::StatusCode::NOT_MODIFIED;
+        match ctx.cache.stale().cloned().filter(|_| not_modified) {
+            Some(stale) => {
+                self.deliver_stored(ctx, client, fill, &stale, head, delivery.rules)
+                    .await
+            }
+            None => self.deliver(ctx, client, fill, upstream, head, delivery).await,
+        }
     }
 
     /// The head of this attempt: the client's fields that may pass, and the credential of this provider alone.
@@ -371,6 +396,7 @@ struct Answer<'a> {
     connected: Connected,
     head: ResponseHeader,
     owner: KeyOwner,
+    only_we_asked: bool,
 }
 
 /// Reads an error body, as far as it is needed to know whose error it is.
@@ -393,31 +419,61 @@ async fn error_body(upstream: &mut HttpSession, silence: std::time::Duration) ->
     }
 }
 
+/// Whether the stream that this request asks for is asked for its usage.
+fn asks_usage(ctx: &RequestCtx, provider: &Provider) -> bool {
+    let kind = ctx.path.as_ref().map(|path| path.facts.stream);
+    matches!(kind, Some(StreamKind::Chat | StreamKind::Completions)) && provider.is_asked_for_usage()
+}
+
 /// The bytes of this attempt: the client's own, but for the model's name where the target has another, or where the
-/// client named it in its path.
-fn attempt_body(body: &RequestBody, target: &Target, head: &mut RequestHeader) -> AttemptBody {
+/// client named it in its path, and for the usage of a stream. Says whether that is asked for by us alone.
+fn attempt_body(
+    body: &RequestBody,
+    target: &Target,
+    asks_usage: bool,
+    head: &mut RequestHeader,
+) -> (AttemptBody, bool) {
     let held = match body {
-        RequestBody::Unread => return AttemptBody::Empty,
-        RequestBody::Streamed => return AttemptBody::Streamed,
+        RequestBody::Unread => return (AttemptBody::Empty, false),
+        RequestBody::Streamed => return (AttemptBody::Streamed, false),
         RequestBody::Held(held) => held,
     };
+    let usage = match &held.facts {
+        Understood::Json(facts) if asks_usage && facts.is_stream() => {
+            crate::dialect::splice::request_usage(facts)
+        }
+        Understood::Json(_) | Understood::Form(_) => None,
+    };
+    let only_we_asked = usage.is_some();
     let rename = target.model.as_deref().and_then(|model| match &held.facts {
         Understood::Json(facts) => crate::dialect::splice::name_model(facts, model),
         Understood::Form(facts) => facts.name_model(model),
     });
-    let (pieces, length) = match rename {
-        None => (vec![held.bytes.clone()], held.bytes.len()),
-        Some(edit) => {
-            let segments = splice(std::slice::from_ref(&held.bytes), vec![edit]);
-            (segments.pieces, segments.length)
-        }
+    let edits: Vec<_> = merged(rename, usage).into_iter().collect();
+    let (pieces, length) = if edits.is_empty() {
+        (vec![held.bytes.clone()], held.bytes.len())
+    } else {
+        let segments = splice(std::slice::from_ref(&held.bytes), edits);
+        (segments.pieces, segments.length)
     };
     // a number is always a valid field value
     let _ = head.insert_header(header::CONTENT_LENGTH, length);
-    if length == 0 {
+    let body = if length == 0 {
         AttemptBody::Empty
     } else {
         AttemptBody::Held(pieces)
+    };
+    (body, only_we_asked)
+}
+
+/// Two edits; those that insert at one place become one, for edits must not overlap.
+fn merged(first: Option<Edit>, second: Option<Edit>) -> Vec<Edit> {
+    match (first, second) {
+        (Some(first), Some(second)) if first.span == second.span => vec![Edit {
+            span: first.span,
+            with: [first.with, second.with].concat().into(),
+        }],
+        (first, second) => first.into_iter().chain(second).collect(),
     }
 }
 

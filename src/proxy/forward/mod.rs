@@ -137,14 +137,8 @@ impl EdgeProxy {
             ctx.outcome.served.attempts += 1;
             ctx.outcome.served.provider = Some(std::sync::Arc::clone(&provider.name));
             ctx.outcome.served.model.clone_from(&current.target.model);
-            let may_move_on = |status, budget: &mut RetryBudget| {
-                let situation = Situation {
-                    body_can_be_repeated: true,
-                    another_target: attempts.another(now()),
-                    inference: true,
-                };
-                budget.after(&crate::upstream::AttemptFailure::Status(status), situation) != Next::GiveUp
-            };
+            let another_target = attempts.another(now());
+            let may_move_on = |status, budget: &mut RetryBudget| may_move_on(status, another_target, budget);
             let exchange = Exchange {
                 target: current.target,
                 from,
@@ -161,8 +155,14 @@ impl EdgeProxy {
                     self.metrics.count_attempt(provider_name, answered_status(ctx));
                     return delivered;
                 }
+                Exchanged::AskAgain => {
+                    self.attempt_ended(ctx, provider_name, ctx.bill.status()).await;
+                    drop(current);
+                    attempt = attempts.same(now());
+                    from = Reuse::Allowed;
+                }
                 Exchanged::MovedOn(status) => {
-                    self.metrics.count_attempt(provider_name, Some(status));
+                    self.attempt_ended(ctx, provider_name, Some(status)).await;
                     log::warn!(provider = provider_name, status; "upstream `{provider_name}` answered {status}, trying the next");
                     attempt = attempts.next(now());
                     from = Reuse::Allowed;
@@ -171,7 +171,7 @@ impl EdgeProxy {
                     failure,
                     body_can_be_repeated,
                 } => {
-                    self.metrics.count_attempt(provider_name, None);
+                    self.attempt_ended(ctx, provider_name, None).await;
                     if failure.counts_against_target() {
                         current.permit.failed(now(), &cooldown);
                     }
@@ -182,8 +182,7 @@ impl EdgeProxy {
                         inference: ctx.is_inference(),
                     };
                     let next = budget.after(&failure, situation);
-                    log::warn!(provider = provider_name, attempt = ctx.outcome.served.attempts, failure = failure.as_str();
-                        "an attempt at upstream `{provider_name}` failed: {}", failure.as_str());
+                    warn_of_failure(ctx, provider_name, failure.as_str());
                     (attempt, from) = match next {
                         Next::NextTarget => (attempts.next(now()), Reuse::Allowed),
                         Next::SameTarget => (attempts.same(now()), Reuse::Avoided),
@@ -196,6 +195,28 @@ impl EdgeProxy {
             }
         }
     }
+}
+
+fn warn_of_failure(ctx: &RequestCtx, provider: &str, failure: &str) {
+    log::warn!(provider, attempt = ctx.outcome.served.attempts, failure;
+        "an attempt at upstream `{provider}` failed: {failure}");
+}
+
+impl EdgeProxy {
+    /// One that came to nothing for the client.
+    async fn attempt_ended(&self, ctx: &mut RequestCtx, provider: &str, status: Option<u16>) {
+        self.metrics.count_attempt(provider, status);
+        self.close_attempt(ctx).await;
+    }
+}
+
+fn may_move_on(status: u16, another_target: bool, budget: &mut RetryBudget) -> bool {
+    let situation = Situation {
+        body_can_be_repeated: true,
+        another_target,
+        inference: true,
+    };
+    budget.after(&crate::upstream::AttemptFailure::Status(status), situation) != Next::GiveUp
 }
 
 /// What the provider answered, if the client has its answer.

@@ -11,8 +11,10 @@ use super::events::EventRelay;
 use super::relay::{AnswerBody, RelayFailure};
 use crate::dialect::sse::{HttpEnd, StreamVerdict};
 use crate::domain::Denial;
-use crate::limit::Reservation;
+use crate::metering::Meter;
+use crate::proxy::EdgeProxy;
 use crate::proxy::caching::Fill;
+use crate::proxy::ctx::RequestCtx;
 
 /// Where the bytes come from, and what is told of each before the client has it.
 pub(super) struct Source<'a, 'u> {
@@ -22,26 +24,30 @@ pub(super) struct Source<'a, 'u> {
     pub events: Option<&'a mut EventRelay>,
     /// What is stored of it.
     pub fill: &'a mut Fill,
-    /// What the request holds while its answer is under way.
-    pub places: &'a mut Option<Reservation>,
+    /// The request: what it holds while its answer is under way, and what it uses.
+    pub ctx: &'a mut RequestCtx,
     /// How the provider's body ends when it ends cleanly.
     pub http_end: HttpEnd,
     /// The provider's name, for messages.
     pub provider: &'a str,
 }
 
+/// Bytes on their way, and whether the client has a whole answer once it has them.
+struct Pending {
+    bytes: Bytes,
+    closes: bool,
+}
+
 impl Source<'_, '_> {
     /// The next bytes that may be shown: whole events of a stream, anything else as it comes. With a client, it is
     /// watched meanwhile.
-    pub(super) async fn next(
-        &mut self,
-        client: Option<&mut Client<'_>>,
-    ) -> Result<Option<Bytes>, RelayFailure> {
+    async fn next(&mut self, client: Option<&mut Client<'_>>) -> Result<Option<Pending>, RelayFailure> {
         if self.body.is_complete() {
             self.end();
             return Ok(None);
         }
-        let piece = match next_piece(self.body, self.events.as_deref_mut(), client).await {
+        let meter = self.ctx.bill.meter();
+        let piece = match next_piece(self.body, self.events.as_deref_mut(), meter, client).await {
             Ok(piece) => piece,
             Err(failure) => {
                 if let RelayFailure::Answer(broken) = &failure {
@@ -50,11 +56,11 @@ impl Source<'_, '_> {
                 return Err(failure);
             }
         };
-        match &piece {
-            Some(bytes) => self.note(bytes),
-            None => self.end(),
-        }
-        Ok(piece)
+        let Some(bytes) = piece else {
+            self.end();
+            return Ok(None);
+        };
+        Ok(Some(self.note(bytes)))
     }
 
     /// The provider has ended its answer. Those who follow hear of it now, however far the client is.
@@ -76,23 +82,27 @@ impl Source<'_, '_> {
         self.fill.break_off(event);
     }
 
-    fn note(&mut self, bytes: &Bytes) {
-        self.fill.write(bytes);
+    fn note(&mut self, bytes: Bytes) -> Pending {
+        self.fill.write(&bytes);
         let done = self.body.is_complete();
-        if done || is_whole(self.events.as_deref()) {
+        let closes = done || is_whole(self.events.as_deref());
+        if closes {
             // its places are free before the client has it all: its next request may come at once
-            *self.places = None;
+            self.ctx.reservation = None;
         }
         if done && self.events.is_none() {
             // stored before the client has it all: its next request may come at once
             self.fill.finish();
         }
+        Pending { bytes, closes }
     }
 }
 
 /// Carries everything from `first` on. A client that reads slowly holds nobody up who follows: while it is written to, the
 /// provider is read ahead, as far as the store keeps it anyway.
+/// The bytes that make the answer whole leave once its record is safe.
 pub(super) async fn pump(
+    proxy: &EdgeProxy,
     first: Option<Bytes>,
     mut source: Source<'_, '_>,
     client: &mut Client<'_>,
@@ -101,22 +111,25 @@ pub(super) async fn pump(
     let mut ahead_bytes = 0;
     let mut ended = None;
     if let Some(first) = first {
-        source.note(&first);
+        let first = source.note(first);
         ahead.push_back(first);
     } else {
         return Ok(());
     }
     loop {
-        let Some(bytes) = ahead.pop_front() else {
+        let Some(Pending { bytes, closes }) = ahead.pop_front() else {
             if let Some(ended) = ended {
                 return ended;
             }
             match source.next(Some(client)).await? {
-                Some(bytes) => ahead.push_back(bytes),
+                Some(pending) => ahead.push_back(pending),
                 None => return Ok(()),
             }
             continue;
         };
+        if closes {
+            proxy.settle_bill(source.ctx, false).await;
+        }
         let Some(most_ahead) = source.fill.read_ahead_bytes() else {
             client.write_body(bytes, false).await?;
             continue;
@@ -131,9 +144,9 @@ pub(super) async fn pump(
                     break;
                 }
                 next = source.next(None), if ended.is_none() && ahead_bytes < most_ahead => match next {
-                    Ok(Some(bytes)) => {
-                        ahead_bytes += bytes.len() as u64;
-                        ahead.push_back(bytes);
+                    Ok(Some(pending)) => {
+                        ahead_bytes += pending.bytes.len() as u64;
+                        ahead.push_back(pending);
                     }
                     Ok(None) => ended = Some(Ok(())),
                     Err(failure) => ended = Some(Err(failure)),
@@ -147,6 +160,7 @@ pub(super) async fn pump(
 pub(super) async fn next_piece(
     body: &mut AnswerBody<'_>,
     mut events: Option<&mut EventRelay>,
+    mut meter: Option<&mut Meter>,
     mut client: Option<&mut Client<'_>>,
 ) -> Result<Option<Bytes>, RelayFailure> {
     loop {
@@ -154,9 +168,12 @@ pub(super) async fn next_piece(
             return Ok(None);
         };
         let Some(events) = events.as_deref_mut() else {
+            if let Some(meter) = meter {
+                meter.body(&bytes);
+            }
             return Ok(Some(bytes));
         };
-        if let Some(whole) = events.push(bytes) {
+        if let Some(whole) = events.push(bytes, meter.as_deref_mut()) {
             return Ok(Some(whole));
         }
     }

@@ -59,6 +59,8 @@ impl EdgeProxy {
         client.lose_audience();
         // the provider has said all it has to say
         ctx.reservation = None;
+        ctx.outcome.status = answer.head(&*self.clock).status.as_u16();
+        self.settle_bill(ctx, false).await;
         match self.write_stored(ctx, client, &answer, rules).await {
             Ok(()) => Delivered::Whole,
             Err(delivered) => delivered,

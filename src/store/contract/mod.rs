@@ -2,6 +2,7 @@
 
 pub(super) mod audit;
 pub(super) mod grants;
+pub(super) mod ledger;
 pub(super) mod projects;
 pub(super) mod tokens;
 pub(super) mod usage;
@@ -46,6 +47,12 @@ macro_rules! with_cases {
         usage::{
             counters_add_up_and_unknown_tokens_are_skipped, last_use_never_goes_backwards,
             adding_from_many_tasks_loses_nothing,
+        }
+        ledger::{
+            a_record_reads_back_as_it_was_written, a_record_that_is_given_again_changes_nothing,
+            sums_by_groups_are_those_of_the_records_whatever_the_range, records_are_newest_first_filtered_and_paged,
+            what_was_spent_adds_up_for_token_and_project, old_records_go_and_their_sums_stay,
+            batches_from_many_tasks_lose_nothing,
         }
         grants::{
             a_cap_is_exact_however_many_ask_at_once, what_is_given_back_may_be_granted_again,

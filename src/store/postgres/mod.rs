@@ -6,6 +6,7 @@ mod database;
 mod failure;
 mod grants;
 mod health;
+mod ledger;
 mod projects;
 mod rows;
 mod schema;
@@ -45,6 +46,8 @@ pub struct PostgresOptions {
     pub timeout: Duration,
     /// The runtime that drives all connections; not one of the data plane.
     pub runtime: Handle,
+    /// Whether a commit of the ledger waits for the database's disk.
+    pub fsync: bool,
     /// Time.
     pub clock: Arc<dyn Clock>,
 }
@@ -67,6 +70,10 @@ pub fn open(options: &PostgresOptions) -> Result<Store, StoreError> {
         }),
         usage: Arc::new(usage::PostgresUsage {
             database: database.clone(),
+        }),
+        ledger: Arc::new(ledger::PostgresLedger {
+            database: database.clone(),
+            fsync: options.fsync,
         }),
         grants: Arc::clone(&grants) as Arc<dyn Grants>,
         health: Arc::new(health::PostgresHealth {

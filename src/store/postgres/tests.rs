@@ -32,6 +32,7 @@ fn options(url: &str, runtime: &Runtime, timeout: Duration) -> PostgresOptions {
         pool_size: 4,
         timeout,
         runtime: runtime.handle().clone(),
+        fsync: false,
         clock: SystemClock::shared(),
     }
 }

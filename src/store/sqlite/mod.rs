@@ -8,6 +8,7 @@ mod grant_counters;
 mod grant_log;
 mod grants;
 mod health;
+mod ledger;
 mod presence;
 mod projects;
 mod rows;
@@ -102,6 +103,9 @@ fn open_with_threads(options: &SqliteOptions) -> Result<(Store, Threads), StoreE
             threads: threads.clone(),
         }),
         usage: Arc::new(usage::SqliteUsage {
+            threads: threads.clone(),
+        }),
+        ledger: Arc::new(ledger::SqliteLedger {
             threads: threads.clone(),
         }),
         grants: Arc::clone(&grants) as Arc<dyn Grants>,

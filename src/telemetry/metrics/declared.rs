@@ -36,6 +36,7 @@ pub(super) struct Declared {
     pub attempts: IntCounterVec,
     pub tokens: IntCounterVec,
     pub cost: CounterVec,
+    pub priced_without_usage: IntCounter,
     pub cache_hits: IntCounter,
     pub cache_misses: IntCounter,
     pub cache_bypass: IntCounter,
@@ -95,6 +96,10 @@ impl Declared {
                 &["project", "provider", "model", "kind"],
             )?,
             cost: declare.costs()?,
+            priced_without_usage: declare.counter(
+                "priced_without_usage_total",
+                "Answers of priced models for which no usage was told and nothing could be counted.",
+            )?,
             cache_hits: declare.counter("cache_hits_total", "Answers from the cache.")?,
             cache_misses: declare.counter("cache_misses_total", "Look-ups that found nothing.")?,
             cache_bypass: declare.counter("cache_bypass_total", "Requests that were not looked up.")?,

@@ -142,6 +142,11 @@ impl Metrics {
         self.cache_counter(event).inc();
     }
 
+    /// Counts an answer of a priced model for which no usage is known.
+    pub fn count_priced_without_usage(&self) {
+        self.declared.priced_without_usage.inc();
+    }
+
     /// Counts a refusal by a limit.
     pub fn count_rate_limited(&self, scope: LimitScope) {
         self.declared.rate_limited(scope).inc();

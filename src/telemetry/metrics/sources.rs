@@ -39,6 +39,14 @@ pub enum Source {
     CacheFillsDropped,
     /// Requests that were answered by the call of another one.
     CacheCoalesced,
+    /// Usage records in the store.
+    LedgerCommitted,
+    /// Usage records that went to the spool.
+    LedgerSpooled,
+    /// Bytes of the spool.
+    LedgerSpoolBytes,
+    /// Usage records that are lost.
+    LedgerLost,
     /// Credentials kept with whom they belong to.
     KnownTokens,
     /// Credentials remembered as nobody's.
@@ -117,6 +125,16 @@ impl Source {
             Self::CacheFillsDropped => counter(
                 "cache_fills_dropped_total",
                 "Answers whose storing had begun and that were not kept: cut, not whole, too large, purged meanwhile.",
+            ),
+            Self::LedgerCommitted => counter("ledger_records_total", "Usage records in the store."),
+            Self::LedgerSpooled => counter(
+                "ledger_spooled_total",
+                "Usage records that went to the spool because the store was away.",
+            ),
+            Self::LedgerSpoolBytes => gauge("ledger_spool_bytes", "Bytes of the spool of usage records."),
+            Self::LedgerLost => counter(
+                "ledger_lost_total",
+                "Usage records that are lost: dropped when nothing took them, or unreadable in the spool.",
             ),
             Self::CacheCoalesced => counter(
                 "cache_coalesced_total",

@@ -1,0 +1,330 @@
+//! The ledger: one durable record for each request that reached a provider.
+//!
+//! Records come through a bounded queue to one writer, which gives them to the store in groups. Under `strict` the end of an
+//! answer waits for that commit. A store that does not answer within [`PATIENCE`] does not hold it up: its records go to
+//! the [spool](spool) on the local disk, synced, and are given to the store when it is back. Survives the death of this
+//! process at any moment (what a client saw whole is recorded), the store's absence, and both at once; with
+//! `ledger.fsync` also a loss of power.
+//!
+//! When neither takes records, [`Ledger::is_stuck`]: under `on_full: refuse` new requests are refused and those under
+//! way wait, so that nothing is lost and nothing grows; under `drop` records are dropped and counted.
+
+mod spool;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use self::spool::{Spool, SpoolError};
+use crate::config::{Durability, LedgerSettings, OnFull};
+use crate::domain::{Clock, Timestamp, UsageRecord, spawn};
+use crate::store::{LedgerStore, StoreError};
+
+/// Records that wait for the writer; above, requests wait with theirs.
+const QUEUE: usize = 8192;
+
+/// Records in one transaction.
+const GROUP: usize = 500;
+
+/// How long the end of an answer waits for the store before its record goes to the spool.
+pub const PATIENCE: Duration = Duration::from_millis(250);
+
+/// How long the store may take over a group from the spool, where nobody waits.
+const REPLAY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two tries of a store that was away, and of a disk that was full.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Between two looks for records that are too old.
+const PRUNE_EVERY: Duration = Duration::from_secs(5);
+
+/// What operators see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LedgerStats {
+    /// Records in the store.
+    pub committed: u64,
+    /// Records that went to the spool.
+    pub spooled: u64,
+    /// Bytes in the spool now.
+    pub spool_bytes: u64,
+    /// Records that are lost: dropped under `on_full: drop`, or unreadable in the spool.
+    pub lost: u64,
+}
+
+struct Shared {
+    store: Arc<dyn LedgerStore>,
+    spool: Spool,
+    settings: Arc<ArcSwap<LedgerSettings>>,
+    clock: Arc<dyn Clock>,
+    /// The store did not take the last records: everything goes to the spool until it has been replayed.
+    store_is_away: AtomicBool,
+    is_stuck: AtomicBool,
+    committed: AtomicU64,
+    spooled: AtomicU64,
+    lost: AtomicU64,
+}
+
+enum Message {
+    Record(Box<UsageRecord>, Option<oneshot::Sender<()>>),
+    /// Everything before is to be safe.
+    Flush(oneshot::Sender<()>),
+}
+
+/// The way to the writer.
+pub struct Ledger {
+    sender: mpsc::Sender<Message>,
+    shared: Arc<Shared>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Ledger {
+    /// Starts the writer and the replay on the current runtime. The spool is in `folder`.
+    pub fn start(
+        store: Arc<dyn LedgerStore>,
+        folder: &Path,
+        settings: Arc<ArcSwap<LedgerSettings>>,
+        clock: Arc<dyn Clock>,
+    ) -> Arc<Self> {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let spool = Spool::in_folder(folder);
+        let shared = Arc::new(Shared {
+            // what a former process spooled comes first
+            store_is_away: AtomicBool::new(false),
+            store,
+            spool,
+            settings,
+            clock,
+            is_stuck: AtomicBool::new(false),
+            committed: AtomicU64::new(0),
+            spooled: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+        });
+        let tasks = [
+            spawn::spawn("ledger writer", Arc::clone(&shared).write(receiver)),
+            spawn::spawn("ledger replay", Arc::clone(&shared).replay()),
+        ];
+        Arc::new(Self {
+            sender,
+            shared,
+            tasks,
+        })
+    }
+
+    /// Hands a record over. Under `strict` this ends when it is safe, else when it is in the queue. Goes on to the end
+    /// even if the caller leaves.
+    pub async fn record(&self, record: UsageRecord) {
+        let strict = self.shared.settings.load().durability == Durability::Strict;
+        let (done, safe) = oneshot::channel();
+        let message = Message::Record(Box::new(record), strict.then_some(done));
+        if self.sender.send(message).await.is_err() {
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+            log::error!("a usage record came after the ledger had ended");
+            return;
+        }
+        if strict {
+            // an error: the writer has ended, and has said so
+            let _ = safe.await;
+        }
+    }
+
+    /// Whether neither store nor spool takes records, and new requests are to be refused.
+    pub fn is_stuck(&self) -> bool {
+        self.shared.is_stuck.load(Ordering::Relaxed)
+    }
+
+    /// Waits until everything handed over before is safe.
+    pub async fn flush(&self) {
+        let (done, safe) = oneshot::channel();
+        if self.sender.send(Message::Flush(done)).await.is_ok() {
+            let _ = safe.await;
+        }
+    }
+
+    /// What operators see.
+    pub fn stats(&self) -> LedgerStats {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        LedgerStats {
+            committed: read(&self.shared.committed),
+            spooled: read(&self.shared.spooled),
+            spool_bytes: self.shared.spool.bytes(),
+            lost: read(&self.shared.lost),
+        }
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        // the writer ends by itself when its queue is closed
+        self.tasks[1].abort();
+    }
+}
+
+impl Shared {
+    async fn write(self: Arc<Self>, mut receiver: mpsc::Receiver<Message>) {
+        let mut messages = Vec::with_capacity(GROUP);
+        while receiver.recv_many(&mut messages, GROUP).await > 0 {
+            let mut records = Vec::with_capacity(messages.len());
+            let mut waiting = Vec::new();
+            for message in messages.drain(..) {
+                match message {
+                    Message::Record(record, done) => {
+                        records.push(*record);
+                        waiting.extend(done);
+                    }
+                    Message::Flush(done) => waiting.push(done),
+                }
+            }
+            self.make_safe(records).await;
+            for done in waiting {
+                // who has left need not hear of it
+                let _ = done.send(());
+            }
+        }
+    }
+
+    async fn make_safe(self: &Arc<Self>, records: Vec<UsageRecord>) {
+        if records.is_empty() {
+            return;
+        }
+        let records = Arc::new(records);
+        loop {
+            if !self.store_is_away.load(Ordering::Acquire) {
+                match self.give(&records, PATIENCE).await {
+                    Ok(()) => break,
+                    Err(error) => {
+                        self.store_is_away.store(true, Ordering::Release);
+                        if !self.is_stuck.load(Ordering::Relaxed) {
+                            log::warn!(kind = error.kind(); "usage records go to the spool: {error}");
+                        }
+                    }
+                }
+            }
+            let settings = self.settings.load_full();
+            match self.spool(&records, settings.spool_max_bytes).await {
+                Ok(()) => break,
+                Err(error) if settings.on_full == OnFull::Drop => {
+                    let lost = records.len() as u64;
+                    if self.lost.fetch_add(lost, Ordering::Relaxed) == 0 {
+                        log::error!(
+                            "usage records are dropped: the store is away and the spool fails: {error}"
+                        );
+                    }
+                    break;
+                }
+                Err(error) => {
+                    if !self.is_stuck.swap(true, Ordering::Relaxed) {
+                        log::error!("requests are refused: the store is away and the spool fails: {error}");
+                    }
+                    tokio::time::sleep(RETRY).await;
+                    // the store may be back, and then the spool is not needed
+                    self.store_is_away.store(false, Ordering::Release);
+                }
+            }
+        }
+        if self.is_stuck.swap(false, Ordering::Relaxed) {
+            log::info!("usage records are safe again");
+        }
+    }
+
+    async fn give(&self, records: &[UsageRecord], patience: Duration) -> Result<(), StoreError> {
+        match tokio::time::timeout(patience, self.store.append(records)).await {
+            Ok(Ok(())) => {
+                self.committed.fetch_add(records.len() as u64, Ordering::Relaxed);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(StoreError::Unavailable(format!("no answer within {patience:?}"))),
+        }
+    }
+
+    async fn spool(self: &Arc<Self>, records: &Arc<Vec<UsageRecord>>, most: u64) -> Result<(), SpoolError> {
+        let (shared, records) = (Arc::clone(self), Arc::clone(records));
+        let count = records.len() as u64;
+        tokio::task::spawn_blocking(move || shared.spool.append(&records, most))
+            .await
+            .unwrap_or_else(|_| Err(std::io::Error::other("the spool's thread broke").into()))?;
+        self.spooled.fetch_add(count, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Brings the spool into the store whenever there is one, and lets go of records that are too old.
+    async fn replay(self: Arc<Self>) {
+        let mut next_prune = self.clock.monotonic() + PRUNE_EVERY;
+        loop {
+            let shared = Arc::clone(&self);
+            let has_lines = tokio::task::spawn_blocking(move || shared.spool.has_lines()).await;
+            if has_lines.unwrap_or(false) {
+                match self.replay_once().await {
+                    Ok(0) => {}
+                    Ok(count) => log::info!("{count} usage records came from the spool into the store"),
+                    Err(why) => log::debug!("the spool waits: {why}"),
+                }
+            }
+            if self.clock.monotonic() >= next_prune {
+                next_prune = self.clock.monotonic() + PRUNE_EVERY;
+                self.prune().await;
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn replay_once(self: &Arc<Self>) -> Result<u64, String> {
+        let blocking = |error: tokio::task::JoinError| error.to_string();
+        let shared = Arc::clone(self);
+        let aside = tokio::task::spawn_blocking(move || shared.spool.set_aside())
+            .await
+            .map_err(blocking)?
+            .map_err(|error| error.to_string())?;
+        let Some(mut aside) = aside else { return Ok(0) };
+        let mut count = 0;
+        loop {
+            let (back, records) = tokio::task::spawn_blocking(move || {
+                let records = aside.next(GROUP);
+                (aside, records)
+            })
+            .await
+            .map_err(blocking)?;
+            aside = back;
+            let records = records.map_err(|error| error.to_string())?;
+            if records.is_empty() {
+                break;
+            }
+            self.give(&records, REPLAY_PATIENCE)
+                .await
+                .map_err(|error| error.to_string())?;
+            count += records.len() as u64;
+        }
+        if aside.unreadable > 0 {
+            self.lost.fetch_add(aside.unreadable, Ordering::Relaxed);
+            log::error!(
+                "{} lines of the ledger's spool could not be read",
+                aside.unreadable
+            );
+        }
+        let shared = Arc::clone(self);
+        tokio::task::spawn_blocking(move || shared.spool.forget_aside())
+            .await
+            .map_err(blocking)?
+            .map_err(|error| error.to_string())?;
+        // the store answers again
+        self.store_is_away.store(false, Ordering::Release);
+        Ok(count)
+    }
+
+    async fn prune(&self) {
+        let kept = i64::try_from(self.settings.load().retention.as_micros()).unwrap_or(i64::MAX);
+        let before = Timestamp::from_micros(self.clock.now().as_micros().saturating_sub(kept));
+        // a thousand at a time, so that nothing else waits long
+        while let Ok(1000) = self.store.prune(before).await {
+            tokio::task::yield_now().await;
+        }
+    }
+}

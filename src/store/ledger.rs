@@ -1,0 +1,224 @@
+//! The port for usage records: what every request that reached a provider used and cost.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+
+use super::{Page, Paged, StoreError};
+use crate::domain::{NanoUsd, ProjectId, RecordId, Timestamp, TokenId, TokenUsage, UsageRecord};
+
+/// Microseconds of an hour.
+pub(super) const HOUR_MICROS: i64 = 3_600_000_000;
+
+/// By what usage is added up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum UsageGroup {
+    /// The project's id.
+    Project,
+    /// The token's id.
+    Token,
+    /// The model asked for.
+    Model,
+    /// The provider that answered.
+    Provider,
+    /// The UTC day its answer was over.
+    Day,
+}
+
+/// What is added up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UsageQuery {
+    /// By these, in this order; none: one sum.
+    pub group_by: Vec<UsageGroup>,
+    /// Not before.
+    pub start: Option<Timestamp>,
+    /// Before.
+    pub end: Option<Timestamp>,
+}
+
+/// Sums of records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UsageSums {
+    /// Requests.
+    pub requests: u64,
+    /// Their tokens (`cache_write_1h` is not summed).
+    pub usage: TokenUsage,
+    /// Their cost.
+    pub cost: NanoUsd,
+    /// Of them: with numbers that are ours.
+    pub estimated: u64,
+    /// Of them: not delivered whole.
+    pub cut: u64,
+}
+
+impl UsageSums {
+    pub(super) fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.usage = self.usage.plus(other.usage);
+        self.cost = self.cost.plus(other.cost);
+        self.estimated += other.estimated;
+        self.cut += other.cut;
+    }
+}
+
+/// One line of a query's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsageRow {
+    /// The values of the query's groups, in their order; days as `2026-01-31`.
+    pub groups: Vec<String>,
+    /// What they used.
+    pub sums: UsageSums,
+}
+
+/// Which records a list shows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecordFilter {
+    /// The client's name for the request, or ours.
+    pub request_id: Option<String>,
+    /// Of a token.
+    pub token_id: Option<TokenId>,
+    /// Of a project.
+    pub project_id: Option<ProjectId>,
+    /// Not over before.
+    pub start: Option<Timestamp>,
+    /// Over before.
+    pub end: Option<Timestamp>,
+}
+
+/// Usage records, append only, with their sums.
+#[async_trait]
+pub trait LedgerStore: Send + Sync + 'static {
+    /// Adds a batch, its sums by the hour and what its tokens and projects have spent, in one transaction. A record whose
+    /// id is there already changes nothing, so that a batch may be given again.
+    async fn append(&self, records: &[UsageRecord]) -> Result<(), StoreError>;
+    /// Sums by groups, in the groups' order.
+    async fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageRow>, StoreError>;
+    /// Records, newest first.
+    async fn records(&self, filter: &RecordFilter, page: Page) -> Result<Paged<UsageRecord>, StoreError>;
+    /// What these tokens or projects have spent in all; who has spent nothing is left out.
+    async fn spent(&self, subjects: Vec<String>) -> Result<HashMap<String, NanoUsd>, StoreError>;
+    /// Deletes a bounded number of records that were over before `before`; their sums stay. Answers how many.
+    async fn prune(&self, before: Timestamp) -> Result<u64, StoreError>;
+}
+
+/// The parts of a time range: whole hours, that the sums by the hour answer, and what is left at its ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Hours since 1970, `from..to`.
+    Hours(i64, i64),
+    /// Microseconds since 1970, `from..to`.
+    Micros(i64, i64),
+}
+
+/// Splits a range so that each record is in one part. Without an end it goes on for ever.
+pub(super) fn parts(start: Option<Timestamp>, end: Option<Timestamp>) -> Vec<Part> {
+    // beyond any clock, and far enough from the end of the numbers
+    const FAR: i64 = i64::MAX / 2;
+    let start = start.map_or(-FAR, Timestamp::as_micros);
+    let end = end.map_or(FAR, Timestamp::as_micros);
+    if start >= end {
+        return Vec::new();
+    }
+    let first = -(-start).div_euclid(HOUR_MICROS);
+    let last = end.div_euclid(HOUR_MICROS);
+    if first >= last {
+        return vec![Part::Micros(start, end)];
+    }
+    let mut parts = vec![Part::Hours(first, last)];
+    if start < first * HOUR_MICROS {
+        parts.push(Part::Micros(start, first * HOUR_MICROS));
+    }
+    if end > last * HOUR_MICROS {
+        parts.push(Part::Micros(last * HOUR_MICROS, end));
+    }
+    parts
+}
+
+/// The columns that a query groups by, in a table whose rows have this number of a day.
+pub(super) fn group_columns(groups: &[UsageGroup], day: &'static str) -> Vec<&'static str> {
+    groups
+        .iter()
+        .map(|group| match group {
+            UsageGroup::Project => "project_id",
+            UsageGroup::Token => "token_id",
+            UsageGroup::Model => "model",
+            UsageGroup::Provider => "provider",
+            UsageGroup::Day => day,
+        })
+        .collect()
+}
+
+/// Adds up what the parts answered.
+#[derive(Debug, Default)]
+pub(super) struct Summary {
+    rows: HashMap<Vec<String>, UsageSums>,
+}
+
+impl Summary {
+    pub(super) fn add(&mut self, groups: Vec<String>, sums: &UsageSums) {
+        self.rows.entry(groups).or_default().add(sums);
+    }
+
+    pub(super) fn finish(self) -> Vec<UsageRow> {
+        let mut rows: Vec<UsageRow> = self
+            .rows
+            .into_iter()
+            .filter(|(_, sums)| sums.requests > 0)
+            .map(|(groups, sums)| UsageRow { groups, sums })
+            .collect();
+        rows.sort_by(|a, b| a.groups.cmp(&b.groups));
+        rows
+    }
+}
+
+/// A day since 1970 as people write it.
+pub(super) fn day_text(day: i64) -> String {
+    let at = Timestamp::from_micros(day.saturating_mul(24 * HOUR_MICROS));
+    at.to_string().chars().take(10).collect()
+}
+
+/// The id of a record that a row names.
+pub(super) fn record_id(text: &str) -> Result<RecordId, StoreError> {
+    text.parse().map_err(|_| StoreError::Inconsistent {
+        table: "usage_records",
+        row: text.to_owned(),
+        why: "`record_id` is no record's id".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_falls_into_parts_that_neither_overlap_nor_leave_gaps() {
+        let at = |micros: i64| Some(Timestamp::from_micros(micros));
+        let hour = HOUR_MICROS;
+        assert_eq!(parts(at(hour), at(3 * hour)), [Part::Hours(1, 3)]);
+        assert_eq!(
+            parts(at(hour - 1), at(3 * hour + 1)),
+            [
+                Part::Hours(1, 3),
+                Part::Micros(hour - 1, hour),
+                Part::Micros(3 * hour, 3 * hour + 1)
+            ]
+        );
+        assert_eq!(parts(at(5), at(7)), [Part::Micros(5, 7)]);
+        assert_eq!(
+            parts(at(hour - 5), at(hour + 5)),
+            [Part::Micros(hour - 5, hour + 5)]
+        );
+        assert!(parts(at(7), at(7)).is_empty() && parts(at(9), at(7)).is_empty());
+        let all = parts(None, None);
+        assert!(
+            matches!(all[0], Part::Hours(first, last) if first < 0 && last > 0),
+            "{all:?}"
+        );
+    }
+
+    #[test]
+    fn days_are_written_as_people_do() {
+        assert_eq!(day_text(0), "1970-01-01");
+        assert_eq!(day_text(20_484), "2026-01-31");
+    }
+}

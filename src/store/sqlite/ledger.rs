@@ -1,0 +1,305 @@
+//! Usage records in SQLite.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Row, named_params, params, params_from_iter};
+
+use super::failure::Failure;
+use super::threads::Threads;
+use crate::domain::{NanoUsd, Timestamp, TokenUsage, UsageRecord};
+use crate::store::columns::offset;
+use crate::store::ledger::{
+    LedgerStore, Part, RecordFilter, Summary, UsageGroup, UsageQuery, UsageRow, UsageSums, day_text,
+    group_columns, parts,
+};
+use crate::store::ledger_columns::{RECORD_COLUMNS, RecordColumns};
+use crate::store::{Page, Paged, StoreError};
+
+const ADD_HOUR: &str = "\
+INSERT INTO usage_hours (hour, project_id, token_id, model, provider, requests, prompt_tokens, completion_tokens,
+    cache_read_tokens, cache_write_tokens, reasoning_tokens, cost_nano_usd, estimated, cut)
+VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+ON CONFLICT (hour, project_id, token_id, model, provider) DO UPDATE SET
+    requests = requests + 1,
+    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens,
+    cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
+    cache_write_tokens = cache_write_tokens + excluded.cache_write_tokens,
+    reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens,
+    cost_nano_usd = cost_nano_usd + excluded.cost_nano_usd,
+    estimated = estimated + excluded.estimated,
+    cut = cut + excluded.cut";
+
+const ADD_SPEND: &str = "\
+INSERT INTO spend (subject, nano_usd) VALUES (?1, ?2)
+ON CONFLICT (subject) DO UPDATE SET nano_usd = nano_usd + excluded.nano_usd";
+
+const SPENT: &str = "SELECT subject, nano_usd FROM spend WHERE subject IN (SELECT value FROM json_each(?1))";
+
+const WHERE: &str = "\
+WHERE (:request_id IS NULL OR request_id = :request_id) AND (:token_id IS NULL OR token_id = :token_id)
+  AND (:project_id IS NULL OR project_id = :project_id)
+  AND (:start IS NULL OR finished_at >= :start) AND (:end IS NULL OR finished_at < :end)";
+
+const PRUNE: &str = "\
+DELETE FROM usage_records WHERE record_id IN (
+    SELECT record_id FROM usage_records WHERE finished_at < ?1 ORDER BY finished_at LIMIT 1000)";
+
+/// Usage records in SQLite.
+pub(super) struct SqliteLedger {
+    pub(super) threads: Threads,
+}
+
+#[async_trait]
+impl LedgerStore for SqliteLedger {
+    async fn append(&self, records: &[UsageRecord]) -> Result<(), StoreError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<RecordColumns> = records.iter().map(RecordColumns::of).collect();
+        self.threads
+            .write(move |connection| {
+                for row in &rows {
+                    append(connection, row)?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    async fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageRow>, StoreError> {
+        let query = query.clone();
+        self.threads
+            .read(move |connection| {
+                let mut summary = Summary::default();
+                for part in parts(query.start, query.end) {
+                    sum_up(connection, &query.group_by, part, &mut summary)?;
+                }
+                Ok(summary.finish())
+            })
+            .await
+    }
+
+    async fn records(&self, filter: &RecordFilter, page: Page) -> Result<Paged<UsageRecord>, StoreError> {
+        let filter = filter.clone();
+        self.threads
+            .read(move |connection| list(connection, &filter, page))
+            .await
+    }
+
+    async fn spent(&self, subjects: Vec<String>) -> Result<HashMap<String, NanoUsd>, StoreError> {
+        let wanted = serde_json::Value::from(subjects).to_string();
+        self.threads
+            .read(move |connection| {
+                let mut statement = connection.prepare_cached(SPENT)?;
+                let rows = statement.query_map(params![wanted], |row| {
+                    Ok((row.get(0)?, NanoUsd::from_nanos(row.get(1)?)))
+                })?;
+                Ok(rows.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
+    async fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
+        self.threads
+            .write(move |connection| {
+                let deleted = connection
+                    .prepare_cached(PRUNE)?
+                    .execute(params![before.as_micros()])?;
+                Ok(deleted as u64)
+            })
+            .await
+    }
+}
+
+fn append(connection: &Connection, row: &RecordColumns) -> Result<(), Failure> {
+    let insert = format!(
+        "INSERT INTO usage_records ({RECORD_COLUMNS})
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)
+         ON CONFLICT (record_id) DO NOTHING"
+    );
+    let n = &row.numbers;
+    let added = connection.prepare_cached(&insert)?.execute(params![
+        row.record_id,
+        row.request_id,
+        row.project_id,
+        row.token_id,
+        row.endpoint,
+        row.model,
+        row.provider,
+        row.served_model,
+        n[0],
+        n[1],
+        n[2],
+        n[3],
+        n[4],
+        n[5],
+        n[6],
+        n[7],
+        n[8],
+        n[9],
+        n[10],
+        row.first_byte_us,
+        row.estimated,
+        row.cut,
+        row.attempts,
+    ])?;
+    if added == 0 {
+        return Ok(());
+    }
+    connection.prepare_cached(ADD_HOUR)?.execute(params![
+        row.hour(),
+        row.project_id,
+        row.token_id,
+        row.model,
+        row.provider,
+        n[1],
+        n[2],
+        n[3],
+        n[4],
+        n[6],
+        n[7],
+        row.estimated,
+        row.cut,
+    ])?;
+    if n[7] != 0 {
+        let mut spend = connection.prepare_cached(ADD_SPEND)?;
+        spend.execute(params![row.token_id, n[7]])?;
+        spend.execute(params![row.project_id, n[7]])?;
+    }
+    Ok(())
+}
+
+fn sum_up(
+    connection: &Connection,
+    groups: &[UsageGroup],
+    part: Part,
+    summary: &mut Summary,
+) -> Result<(), Failure> {
+    let (table, when, requests, day, range) = match part {
+        Part::Hours(from, to) => ("usage_hours", "hour", "SUM(requests)", "hour / 24", (from, to)),
+        Part::Micros(from, to) => (
+            "usage_records",
+            "finished_at",
+            "COUNT(*)",
+            "finished_at / 86400000000",
+            (from, to),
+        ),
+    };
+    let columns = group_columns(groups, day);
+    let mut list = columns.join(", ");
+    if !list.is_empty() {
+        list.push_str(", ");
+    }
+    let by = if columns.is_empty() {
+        String::new()
+    } else {
+        format!("GROUP BY {}", columns.join(", "))
+    };
+    let sql = format!(
+        "SELECT {list}{requests}, TOTAL(prompt_tokens), TOTAL(completion_tokens), TOTAL(cache_read_tokens),
+                TOTAL(cache_write_tokens), TOTAL(reasoning_tokens), SUM(cost_nano_usd), SUM(estimated), SUM(cut)
+         FROM {table} WHERE {when} >= ?1 AND {when} < ?2 {by}"
+    );
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut rows = statement.query(params_from_iter([range.0, range.1]))?;
+    while let Some(row) = rows.next()? {
+        let mut names = Vec::with_capacity(groups.len());
+        for (index, group) in groups.iter().enumerate() {
+            names.push(if *group == UsageGroup::Day {
+                day_text(row.get(index)?)
+            } else {
+                row.get(index)?
+            });
+        }
+        summary.add(names, &sums(row, groups.len())?);
+    }
+    Ok(())
+}
+
+/// `SUM` of nothing is NULL, `TOTAL` a float that cannot overflow.
+fn number(row: &Row<'_>, index: usize) -> Result<i64, rusqlite::Error> {
+    #[expect(clippy::cast_possible_truncation, reason = "it saturates")]
+    Ok(match row.get_ref(index)? {
+        ValueRef::Integer(number) => number,
+        ValueRef::Real(number) => number as i64,
+        _ => 0,
+    })
+}
+
+fn sums(row: &Row<'_>, first: usize) -> Result<UsageSums, rusqlite::Error> {
+    let count =
+        |index: usize| Ok::<_, rusqlite::Error>(u64::try_from(number(row, first + index)?).unwrap_or(0));
+    Ok(UsageSums {
+        requests: count(0)?,
+        usage: TokenUsage {
+            prompt: count(1)?,
+            completion: count(2)?,
+            cache_read: count(3)?,
+            cache_write: count(4)?,
+            cache_write_1h: 0,
+            reasoning: count(5)?,
+        },
+        cost: NanoUsd::from_nanos(number(row, first + 6)?),
+        estimated: count(7)?,
+        cut: count(8)?,
+    })
+}
+
+fn list(connection: &Connection, filter: &RecordFilter, page: Page) -> Result<Paged<UsageRecord>, Failure> {
+    let token = filter.token_id.map(|id| id.to_string());
+    let project = filter.project_id.map(|id| id.to_string());
+    let start = filter.start.map(Timestamp::as_micros);
+    let end = filter.end.map(Timestamp::as_micros);
+    let total: i64 = connection
+        .prepare_cached(&format!("SELECT COUNT(*) FROM usage_records {WHERE}"))?
+        .query_row(
+            named_params! {
+                ":request_id": filter.request_id, ":token_id": token, ":project_id": project, ":start": start, ":end": end,
+            },
+            |row| row.get(0),
+        )?;
+    let sql = format!(
+        "SELECT {RECORD_COLUMNS} FROM usage_records {WHERE}
+         ORDER BY finished_at DESC, record_id DESC LIMIT :limit OFFSET :offset"
+    );
+    let mut statement = connection.prepare_cached(&sql)?;
+    let rows = statement.query_map(
+        named_params! {
+            ":request_id": filter.request_id, ":token_id": token, ":project_id": project, ":start": start, ":end": end,
+            ":limit": page.size, ":offset": offset(page),
+        },
+        record_columns,
+    )?;
+    let rows = rows
+        .map(|columns| Ok(columns?.read()?))
+        .collect::<Result<_, Failure>>()?;
+    Ok(Paged {
+        rows,
+        total: u64::try_from(total).unwrap_or(0),
+    })
+}
+
+fn record_columns(row: &Row<'_>) -> rusqlite::Result<RecordColumns> {
+    let mut numbers = [0; 11];
+    for (index, number) in numbers.iter_mut().enumerate() {
+        *number = row.get(8 + index)?;
+    }
+    Ok(RecordColumns {
+        record_id: row.get(0)?,
+        request_id: row.get(1)?,
+        project_id: row.get(2)?,
+        token_id: row.get(3)?,
+        endpoint: row.get(4)?,
+        model: row.get(5)?,
+        provider: row.get(6)?,
+        served_model: row.get(7)?,
+        numbers,
+        first_byte_us: row.get(19)?,
+        estimated: row.get(20)?,
+        cut: row.get(21)?,
+        attempts: row.get(22)?,
+    })
+}
