@@ -95,12 +95,17 @@ impl RequestCtx {
         in_path.or(in_body).map(str::to_owned)
     }
 
-    /// The model as a bounded label: its public name if the operator configured it, else `other`.
+    /// The model as a bounded label: its name if the operator configured it or it has a price, else `other`.
     pub fn model_label(&self) -> &str {
-        match (&self.outcome.public_model, &self.body) {
+        let asked = match &self.body {
+            RequestBody::Held(held) => held.model(),
+            RequestBody::Unread | RequestBody::Streamed => None,
+        };
+        match (&self.outcome.public_model, asked) {
             (Some(name), _) => name,
-            (None, RequestBody::Held(held)) if held.model().is_some() => "other",
-            _ => "",
+            (None, Some(asked)) if self.snapshot.settings.prices.prices.knows(asked) => asked,
+            (None, Some(_)) => "other",
+            (None, None) => "",
         }
     }
 

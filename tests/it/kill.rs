@@ -6,11 +6,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::edge::{Store, TestEdge, TokenUser};
 use crate::for_both_stores;
-use crate::http::{Client, Request, chat};
+use crate::http::{Client, Request, chat, chat_streamed};
 use crate::mutate::Mutator;
 use crate::provider::{Provider, Reply};
 use crate::wait::is_long_run;
@@ -22,7 +22,8 @@ for_both_stores! {
     fn kills_at_random_moments_grant_nothing_twice_and_forget_nothing_finished(store) {
         let kills = if is_long_run() { 50 } else { 4 };
         let provider = Provider::start();
-        provider.always(Reply::json(200, &json!({"ok": true})).head_after(Duration::from_millis(5)));
+        let usage = json!({"prompt_tokens": 1, "completion_tokens": 1});
+        provider.always(Reply::json(200, &json!({"usage": usage})).head_after(Duration::from_millis(5)));
         let mut edge = TestEdge::plan(&provider).with(json!({"router": {"retries": 1}})).on(store).start();
         // a model of its own for each token, so that the provider's requests can be told apart
         let users: Vec<(String, TokenUser)> = (0..CLIENTS * kills * 3)
@@ -68,6 +69,93 @@ for_both_stores! {
         edge.stop();
         assert_sound(store, &edge);
     }
+}
+
+for_both_stores! {
+    fn kills_at_random_moments_lose_no_record_of_an_answer_that_was_seen_whole(store) {
+        let kills = if is_long_run() { 200 } else { 4 };
+        let provider = Provider::start();
+        let mut edge = TestEdge::plan(&provider)
+            .with(json!({"router": {"retries": 0}, "prices": {"overrides": {"gpt-a": {"input_usd_per_mtok": 1, "output_usd_per_mtok": 1}}}}))
+            .on(store)
+            .start();
+        let user = edge.token(json!({}));
+        let address = Mutex::new(edge.proxy);
+        let (stop, next) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let seen_whole: Mutex<Vec<String>> = Mutex::default();
+        std::thread::scope(|scope| {
+            for _ in 0..CLIENTS {
+                scope.spawn(|| while !stop.load(Ordering::Relaxed) {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let name = format!("request-{number}");
+                    let body = if number % 2 == 0 { chat("gpt-a") } else { chat_streamed("gpt-a") };
+                    let there = Client::new(*address.lock().expect("the address"));
+                    let client = there
+                        .with("Authorization", &format!("Bearer {}", user.secret))
+                        .with("X-Request-ID", &name);
+                    match client.try_send(Request::new("POST", "/v1/chat/completions").json(&body)) {
+                        // what a client takes for the end: all bytes, or the end marker
+                        Some(answer) if answer.status == 200
+                            && (answer.end.is_whole() || answer.text().contains("data: [DONE]")) =>
+                        {
+                            seen_whole.lock().expect("the names").push(name);
+                        }
+                        Some(_) => {}
+                        None => std::thread::sleep(Duration::from_millis(5)),
+                    }
+                });
+            }
+            let mut moments = Mutator::new(u64::from(std::process::id()));
+            for _ in 0..kills {
+                std::thread::sleep(Duration::from_millis(30 + moments.below(200) as u64));
+                edge.kill();
+                edge.start_again();
+                *address.lock().expect("the address") = edge.proxy;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+            stop.store(true, Ordering::Relaxed);
+        });
+        let seen_whole = seen_whole.into_inner().expect("the names");
+        assert!(seen_whole.len() > 10 * kills, "too little load to mean anything");
+        let records = all_records(&edge);
+        let mut times: HashMap<&str, usize> = HashMap::new();
+        for record in &records {
+            *times.entry(record["request_id"].as_str().expect("a name")).or_default() += 1;
+        }
+        for name in &seen_whole {
+            assert_eq!(times.get(name.as_str()), Some(&1), "{name} was seen whole");
+        }
+        let twice: Vec<_> = times.iter().filter(|(_, count)| **count > 1).collect();
+        assert!(twice.is_empty(), "{twice:?}");
+        // the sums are those of the records, and the whole ones those of the provider
+        let sum = |name: &str| -> u64 { records.iter().map(|record| record[name].as_u64().unwrap_or(0)).sum() };
+        let usage = edge.admin().get("/manage/usage").expect(200).json()["data"][0].clone();
+        for name in ["prompt_tokens", "completion_tokens"] {
+            assert_eq!(usage[name], sum(name), "{name}");
+        }
+        assert_eq!(usage["requests"], records.len());
+        for record in records.iter().filter(|record| record["cut"] == false && record["status"] == 200) {
+            assert_eq!((&record["prompt_tokens"], &record["completion_tokens"]), (&json!(9), &json!(4)), "{record}");
+        }
+        let spent = edge.admin().read_token(&user.id)["spend_usd"].as_f64().expect("money");
+        assert!((spent - usage["cost_usd"].as_f64().expect("money")).abs() < 1e-9);
+        edge.stop();
+        assert_sound(store, &edge);
+    }
+}
+
+fn all_records(edge: &TestEdge) -> Vec<Value> {
+    let mut records = Vec::new();
+    for page in 1.. {
+        let path = format!("/manage/usage/records?page_size=100&page={page}");
+        let more = edge.admin().get(&path).expect(200).json();
+        let more = more.as_array().expect("records");
+        if more.is_empty() {
+            break;
+        }
+        records.extend(more.iter().cloned());
+    }
+    records
 }
 
 /// Sends until the token is used up; false when it is time to stop.
