@@ -17,12 +17,22 @@ use crate::store::ledger::{
 use crate::store::ledger_columns::{RECORD_COLUMNS, RecordColumns};
 use crate::store::{Page, Paged, StoreError};
 
+/// `hour`, `project_id`, `token_id`, `model`, `provider`.
+type Group<'a> = (i64, &'a str, &'a str, &'a str, &'a str);
+
+const INSERT: &str = "\
+INSERT INTO usage_records (record_id, request_id, project_id, token_id, endpoint, model, provider, served_model,
+    status, prompt_tokens, completion_tokens, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens,
+    reasoning_tokens, cost_nano_usd, received_at, finished_at, duration_us, first_byte_us, estimated, cut, attempts)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)
+ON CONFLICT (record_id) DO NOTHING";
+
 const ADD_HOUR: &str = "\
 INSERT INTO usage_hours (hour, project_id, token_id, model, provider, requests, prompt_tokens, completion_tokens,
     cache_read_tokens, cache_write_tokens, reasoning_tokens, cost_nano_usd, estimated, cut)
-VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
 ON CONFLICT (hour, project_id, token_id, model, provider) DO UPDATE SET
-    requests = requests + 1,
+    requests = requests + excluded.requests,
     prompt_tokens = prompt_tokens + excluded.prompt_tokens,
     completion_tokens = completion_tokens + excluded.completion_tokens,
     cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
@@ -60,12 +70,7 @@ impl LedgerStore for SqliteLedger {
         }
         let rows: Vec<RecordColumns> = records.iter().map(RecordColumns::of).collect();
         self.threads
-            .write(move |connection| {
-                for row in &rows {
-                    append(connection, row)?;
-                }
-                Ok(())
-            })
+            .write(move |connection| append(connection, &rows))
             .await
     }
 
@@ -114,60 +119,77 @@ impl LedgerStore for SqliteLedger {
     }
 }
 
-fn append(connection: &Connection, row: &RecordColumns) -> Result<(), Failure> {
-    let insert = format!(
-        "INSERT INTO usage_records ({RECORD_COLUMNS})
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)
-         ON CONFLICT (record_id) DO NOTHING"
-    );
-    let n = &row.numbers;
-    let added = connection.prepare_cached(&insert)?.execute(params![
-        row.record_id,
-        row.request_id,
-        row.project_id,
-        row.token_id,
-        row.endpoint,
-        row.model,
-        row.provider,
-        row.served_model,
-        n[0],
-        n[1],
-        n[2],
-        n[3],
-        n[4],
-        n[5],
-        n[6],
-        n[7],
-        n[8],
-        n[9],
-        n[10],
-        row.first_byte_us,
-        row.estimated,
-        row.cut,
-        row.attempts,
-    ])?;
-    if added == 0 {
-        return Ok(());
+/// WHY: sums are added up here and written once for each group, for a group of records mostly has few of them.
+fn append(connection: &Connection, rows: &[RecordColumns]) -> Result<(), Failure> {
+    let mut hours: HashMap<Group<'_>, [i64; 9]> = HashMap::new();
+    let mut spent: HashMap<&str, i64> = HashMap::new();
+    let mut insert = connection.prepare_cached(INSERT)?;
+    for row in rows {
+        let n = &row.numbers;
+        let added = insert.execute(params![
+            row.record_id,
+            row.request_id,
+            row.project_id,
+            row.token_id,
+            row.endpoint,
+            row.model,
+            row.provider,
+            row.served_model,
+            n[0],
+            n[1],
+            n[2],
+            n[3],
+            n[4],
+            n[5],
+            n[6],
+            n[7],
+            n[8],
+            n[9],
+            n[10],
+            row.first_byte_us,
+            row.estimated,
+            row.cut,
+            row.attempts,
+        ])?;
+        if added == 0 {
+            continue;
+        }
+        let group = (
+            row.hour(),
+            &*row.project_id,
+            &*row.token_id,
+            &*row.model,
+            &*row.provider,
+        );
+        let sums = hours.entry(group).or_default();
+        let numbers = [
+            1,
+            n[1],
+            n[2],
+            n[3],
+            n[4],
+            n[6],
+            n[7],
+            i64::from(row.estimated),
+            i64::from(row.cut),
+        ];
+        for (sum, number) in sums.iter_mut().zip(numbers) {
+            *sum = sum.saturating_add(number);
+        }
+        for subject in [&*row.token_id, &*row.project_id] {
+            let sum = spent.entry(subject).or_default();
+            *sum = sum.saturating_add(n[7]);
+        }
     }
-    connection.prepare_cached(ADD_HOUR)?.execute(params![
-        row.hour(),
-        row.project_id,
-        row.token_id,
-        row.model,
-        row.provider,
-        n[1],
-        n[2],
-        n[3],
-        n[4],
-        n[6],
-        n[7],
-        row.estimated,
-        row.cut,
-    ])?;
-    if n[7] != 0 {
-        let mut spend = connection.prepare_cached(ADD_SPEND)?;
-        spend.execute(params![row.token_id, n[7]])?;
-        spend.execute(params![row.project_id, n[7]])?;
+    let mut add_hour = connection.prepare_cached(ADD_HOUR)?;
+    for ((hour, project, token, model, provider), n) in hours {
+        add_hour.execute(params![
+            hour, project, token, model, provider, n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8],
+        ])?;
+    }
+    let mut add_spend = connection.prepare_cached(ADD_SPEND)?;
+    for (subject, sum) in spent.into_iter().filter(|(_, sum)| *sum != 0) {
+        add_spend.execute(params![subject, sum])?;
     }
     Ok(())
 }
