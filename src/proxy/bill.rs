@@ -10,19 +10,23 @@ use super::ctx::RequestCtx;
 use super::outcome::Ending;
 use crate::dialect::sse::StreamKind;
 use crate::domain::{
-    AttemptRecord, Denial, DenialCode, Dialect, NanoUsd, PathClass, Priced, TokenUsage, UsageRecord,
+    AttemptRecord, Clock, Denial, DenialCode, Dialect, ModelPrice, NanoUsd, PathClass, Priced, TokenUsage,
+    UsageRecord,
 };
 use crate::metering::meter::prompt_tokens;
-use crate::metering::{Meter, Metered};
+use crate::metering::{Ledger, Meter, Metered};
 use crate::upstream::catalogue::Target;
 use crate::upstream::{KeyOwner, Provider, Route};
 
 /// Longest of the client's words that are recorded, in characters.
 const MOST_CHARACTERS: usize = 256;
 
-/// What a request has used so far.
+/// What a request has used so far. A request that is dropped unsettled (its connection is cut at the end of the process, a
+/// hook panicked) is recorded then: see [`settle_dropped`].
 #[derive(Debug, Default)]
 pub struct Bill {
+    /// Where a dropped request is recorded; there once something left.
+    closer: Option<Closer>,
     attempts: Vec<AttemptRecord>,
     /// The attempt that left for a provider and whose end is not known.
     under_way: Option<UnderWay>,
@@ -44,7 +48,20 @@ pub struct Total {
 #[derive(Debug)]
 struct UnderWay {
     to: Asked,
-    meter: Meter,
+    /// `None` while it is being counted elsewhere.
+    meter: Option<Meter>,
+}
+
+/// What a record is made with when no hook comes any more.
+struct Closer {
+    ledger: Arc<Ledger>,
+    clock: Arc<dyn Clock>,
+}
+
+impl std::fmt::Debug for Closer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Closer").finish_non_exhaustive()
+    }
 }
 
 /// Who was asked, for what, with whose key, and what came.
@@ -74,7 +91,7 @@ impl Bill {
                 key,
                 status: 0,
             },
-            meter: Meter::new(kind),
+            meter: Some(Meter::new(kind)),
         });
     }
 
@@ -93,7 +110,7 @@ impl Bill {
 
     /// The meter of the attempt under way.
     pub(super) fn meter(&mut self) -> Option<&mut Meter> {
-        self.under_way.as_mut().map(|attempt| &mut attempt.meter)
+        self.under_way.as_mut()?.meter.as_mut()
     }
 
     /// Whether a record is still to be made.
@@ -107,31 +124,39 @@ impl EdgeProxy {
     pub(super) fn open_bill(&self, ctx: &mut RequestCtx, to: &Target, key: KeyOwner) {
         let kind = ctx.stream_kind().unwrap_or(StreamKind::Other);
         ctx.bill.begin(&to.provider, to.model.as_ref(), key, kind);
+        if ctx.bill.closer.is_none() {
+            ctx.bill.closer = Some(Closer {
+                ledger: Arc::clone(&self.ledger),
+                clock: Arc::clone(&self.clock),
+            });
+        }
         self.note_sent(ctx);
     }
 
     /// The attempt under way came to nothing, and another may follow. What it may have cost is charged: its input, as far as
     /// the provider can have read it, when no answer came at all.
     pub(super) async fn close_attempt(&self, ctx: &mut RequestCtx) {
+        let Some(status) = ctx.bill.under_way.as_ref().map(|attempt| attempt.to.status) else {
+            return;
+        };
+        let unanswered = status == 0 && is_priced_path(ctx);
+        let prompt = if unanswered {
+            let body = request_body(ctx);
+            counted(move || prompt_tokens(&body)).await.unwrap_or(0)
+        } else {
+            0
+        };
+        // taken when it is counted: a request that is dropped meanwhile is recorded all the same
         let Some(attempt) = ctx.bill.under_way.take() else {
             return;
         };
-        let unanswered = attempt.to.status == 0 && is_priced_path(ctx);
-        let metered = if unanswered {
-            let body = request_body(ctx);
-            let prompt = counted(move || prompt_tokens(&body)).await.unwrap_or(0);
-            Metered {
-                usage: TokenUsage {
-                    prompt,
-                    ..TokenUsage::default()
-                },
-                estimated: true,
-            }
-        } else {
-            Metered {
-                usage: attempt.meter.told().unwrap_or_default(),
-                estimated: false,
-            }
+        let told = attempt.meter.and_then(|meter| meter.told());
+        let metered = Metered {
+            usage: told.unwrap_or(TokenUsage {
+                prompt,
+                ..TokenUsage::default()
+            }),
+            estimated: unanswered && told.is_none(),
         };
         let record = self.price(ctx, &attempt.to, metered);
         ctx.bill.attempts.push(record);
@@ -143,13 +168,22 @@ impl EdgeProxy {
         if !ctx.bill.is_open() {
             return;
         }
-        ctx.bill.settled = true;
-        if let Some(attempt) = ctx.bill.under_way.take() {
-            let metered = Self::read_meter(ctx, attempt.meter, attempt.to.status).await;
+        // the attempt stays where it is until it is counted: a request that is dropped meanwhile is recorded all the same
+        let counted = match ctx
+            .bill
+            .under_way
+            .as_mut()
+            .map(|attempt| (attempt.meter.take(), attempt.to.status))
+        {
+            Some((Some(meter), status)) => Some(Self::read_meter(ctx, meter, status).await),
+            Some((None, _)) | None => None,
+        };
+        if let (Some(attempt), Some(metered)) = (ctx.bill.under_way.take(), counted) {
             let record = self.price(ctx, &attempt.to, metered);
             ctx.bill.attempts.push(record);
         }
-        let Some(record) = self.record_of(ctx, cut) else {
+        ctx.bill.settled = true;
+        let Some(record) = record_of(ctx, cut, &*self.clock) else {
             return;
         };
         ctx.bill.total = Some(Total {
@@ -166,9 +200,7 @@ impl EdgeProxy {
                 estimated: false,
             };
         }
-        // refusals of the provider cost nothing; an answer that never came may have
-        let may_cost = (200..300).contains(&status) || status == 0;
-        if !may_cost || !is_priced_path(ctx) {
+        if !may_cost(ctx, status) {
             return Metered {
                 usage: TokenUsage::default(),
                 estimated: false,
@@ -183,86 +215,23 @@ impl EdgeProxy {
     }
 
     fn price(&self, ctx: &RequestCtx, attempt: &Asked, metered: Metered) -> AttemptRecord {
-        let asked = ctx.asked_model();
-        let asked = asked.as_deref().unwrap_or("");
-        let model = attempt.model.as_deref().unwrap_or(asked);
-        let price = ctx.snapshot.settings.prices.prices.find(Priced {
-            public: asked,
-            provider: &attempt.provider,
-            family: family(attempt.dialect),
-            model,
-        });
         let whole = (200..300).contains(&attempt.status) && is_priced_path(ctx);
-        let cost = match price {
-            Some(price) => {
-                if whole && metered.usage.is_zero() {
-                    self.metrics.count_priced_without_usage();
-                    log::warn!(provider = &*attempt.provider; "upstream `{}` told no usage for a priced model, and nothing could be counted", attempt.provider);
-                }
-                price.cost(&metered.usage)
+        let nothing = metered.usage.is_zero();
+        match price_of(ctx, attempt) {
+            Some(_) if whole && nothing => {
+                self.metrics.count_priced_without_usage();
+                log::warn!(provider = &*attempt.provider; "upstream `{}` told no usage for a priced model, and nothing could be counted", attempt.provider);
             }
-            None => {
-                let matters = whole && !metered.usage.is_zero() && attempt.dialect != Dialect::Demo;
-                if matters && ctx.snapshot.settings.prices.warns_of_unknown() {
-                    self.rooms.unpriced.warn(model);
-                }
-                NanoUsd::ZERO
+            None if whole
+                && !nothing
+                && attempt.dialect != Dialect::Demo
+                && ctx.snapshot.settings.prices.warns_of_unknown() =>
+            {
+                self.rooms.unpriced.warn(&model_of(ctx, attempt));
             }
-        };
-        AttemptRecord {
-            provider: attempt.provider.to_string(),
-            model: (!model.is_empty()).then(|| shortened(model)),
-            key_id: match attempt.key {
-                KeyOwner::Project => "project",
-                KeyOwner::Installation => "installation",
-                KeyOwner::Nobody => "none",
-            }
-            .to_owned(),
-            status: attempt.status,
-            usage: metered.usage,
-            cost_nano_usd: cost.nanos(),
-            estimated: metered.estimated,
+            _ => {}
         }
-    }
-
-    fn record_of(&self, ctx: &mut RequestCtx, cut: bool) -> Option<UsageRecord> {
-        let attempts = std::mem::take(&mut ctx.bill.attempts);
-        let last = attempts.last()?;
-        let caller = ctx.caller.as_ref()?;
-        let provider: Arc<str> = last.provider.as_str().into();
-        let served_model = last.model.as_deref().map(Arc::from);
-        Some(UsageRecord {
-            record_id: ctx.arrival.record_id,
-            request_id: ctx.arrival.request_id().to_owned(),
-            project_id: caller.project_id,
-            token_id: caller.token_id,
-            endpoint: ctx
-                .path
-                .as_ref()
-                .map(|path| shortened(&path.path))
-                .unwrap_or_default(),
-            model: ctx
-                .asked_model()
-                .map(|model| shortened(&model))
-                .unwrap_or_default(),
-            provider,
-            served_model,
-            status: ctx.outcome.status,
-            usage: attempts
-                .iter()
-                .fold(TokenUsage::default(), |sum, attempt| sum.plus(attempt.usage)),
-            cost: attempts
-                .iter()
-                .map(|attempt| NanoUsd::from_nanos(attempt.cost_nano_usd))
-                .sum(),
-            estimated: attempts.iter().any(|attempt| attempt.estimated),
-            cut,
-            received_at: ctx.arrival.received_at,
-            finished_at: self.clock.now(),
-            duration: self.clock.monotonic().saturating_sub(ctx.arrival.started),
-            time_to_first_byte: ctx.outcome.first_byte,
-            attempts,
-        })
+        attempt_record(ctx, attempt, metered)
     }
 
     /// Whether the model has a price, where that is asked for.
@@ -304,6 +273,121 @@ impl EdgeProxy {
         let cut = ctx.outcome.ending != Ending::Complete;
         self.settle_bill(ctx, cut && ctx.outcome.refusal.is_none()).await;
     }
+}
+
+/// The provider's name for the model, else the one asked for.
+fn model_of(ctx: &RequestCtx, attempt: &Asked) -> String {
+    match &attempt.model {
+        Some(model) => model.to_string(),
+        None => ctx.asked_model().unwrap_or_default(),
+    }
+}
+
+fn price_of<'a>(ctx: &'a RequestCtx, attempt: &Asked) -> Option<&'a ModelPrice> {
+    ctx.snapshot.settings.prices.prices.find(Priced {
+        public: &ctx.asked_model().unwrap_or_default(),
+        provider: &attempt.provider,
+        family: family(attempt.dialect),
+        model: &model_of(ctx, attempt),
+    })
+}
+
+fn attempt_record(ctx: &RequestCtx, attempt: &Asked, metered: Metered) -> AttemptRecord {
+    let model = model_of(ctx, attempt);
+    let cost = price_of(ctx, attempt).map_or(NanoUsd::ZERO, |price| price.cost(&metered.usage));
+    AttemptRecord {
+        provider: attempt.provider.to_string(),
+        model: (!model.is_empty()).then(|| shortened(&model)),
+        key_id: match attempt.key {
+            KeyOwner::Project => "project",
+            KeyOwner::Installation => "installation",
+            KeyOwner::Nobody => "none",
+        }
+        .to_owned(),
+        status: attempt.status,
+        usage: metered.usage,
+        cost_nano_usd: cost.nanos(),
+        estimated: metered.estimated,
+    }
+}
+
+/// Refusals of a provider cost nothing; an answer that never came may have.
+fn may_cost(ctx: &RequestCtx, status: u16) -> bool {
+    ((200..300).contains(&status) || status == 0) && is_priced_path(ctx)
+}
+
+/// Records a request that goes away unsettled.
+pub(super) fn settle_dropped(ctx: &mut RequestCtx) {
+    if !ctx.bill.is_open() {
+        return;
+    }
+    let Some(closer) = ctx.bill.closer.take() else {
+        return;
+    };
+    ctx.bill.settled = true;
+    if let Some(attempt) = ctx.bill.under_way.take() {
+        let body = request_body(ctx);
+        // WHY: counted here, on the thread that serves requests: nobody comes after this
+        let metered = match &attempt.meter {
+            Some(meter) if may_cost(ctx, attempt.to.status) => meter.count(&body),
+            _ => Metered {
+                usage: TokenUsage {
+                    prompt: if may_cost(ctx, attempt.to.status) {
+                        prompt_tokens(&body)
+                    } else {
+                        0
+                    },
+                    ..TokenUsage::default()
+                },
+                estimated: may_cost(ctx, attempt.to.status),
+            },
+        };
+        let record = attempt_record(ctx, &attempt.to, metered);
+        ctx.bill.attempts.push(record);
+    }
+    if let Some(record) = record_of(ctx, true, &*closer.clock) {
+        closer.ledger.offer(record);
+    }
+}
+
+fn record_of(ctx: &mut RequestCtx, cut: bool, clock: &dyn Clock) -> Option<UsageRecord> {
+    let attempts = std::mem::take(&mut ctx.bill.attempts);
+    let last = attempts.last()?;
+    let caller = ctx.caller.as_ref()?;
+    let provider: Arc<str> = last.provider.as_str().into();
+    let served_model = last.model.as_deref().map(Arc::from);
+    Some(UsageRecord {
+        record_id: ctx.arrival.record_id,
+        request_id: ctx.arrival.request_id().to_owned(),
+        project_id: caller.project_id,
+        token_id: caller.token_id,
+        endpoint: ctx
+            .path
+            .as_ref()
+            .map(|path| shortened(&path.path))
+            .unwrap_or_default(),
+        model: ctx
+            .asked_model()
+            .map(|model| shortened(&model))
+            .unwrap_or_default(),
+        provider,
+        served_model,
+        status: ctx.outcome.status,
+        usage: attempts
+            .iter()
+            .fold(TokenUsage::default(), |sum, attempt| sum.plus(attempt.usage)),
+        cost: attempts
+            .iter()
+            .map(|attempt| NanoUsd::from_nanos(attempt.cost_nano_usd))
+            .sum(),
+        estimated: attempts.iter().any(|attempt| attempt.estimated),
+        cut,
+        received_at: ctx.arrival.received_at,
+        finished_at: clock.now(),
+        duration: clock.monotonic().saturating_sub(ctx.arrival.started),
+        time_to_first_byte: ctx.outcome.first_byte,
+        attempts,
+    })
 }
 
 /// Counts off the threads that serve requests.

@@ -114,3 +114,9 @@ impl RequestCtx {
         !matches!(self.body, RequestBody::Streamed)
     }
 }
+
+impl Drop for RequestCtx {
+    fn drop(&mut self) {
+        super::bill::settle_dropped(self);
+    }
+}

@@ -518,3 +518,27 @@ fn when_nothing_takes_records_requests_are_refused_or_records_are_dropped() {
     assert!(!text.contains("llm_proxy_ledger_lost_total 0\n"), "{text}");
     postgres.start_again();
 }
+
+for_both_stores! {
+    fn a_stream_that_the_end_of_the_process_cuts_is_recorded(store) {
+        let provider = Provider::start();
+        let mut edge = TestEdge::plan(&provider)
+            .with(prices())
+            .with(json!({"server": {"drain_timeout": "500ms"}}))
+            .on(store)
+            .start();
+        let user = edge.token(json!({}));
+        let gate = Gate::new();
+        provider.next(Reply::events(&chat_chunks("m")).piece_behind(3, &gate));
+        let request = user.sign(Request::new("POST", CHAT).json(&chat_streamed("gpt-a")));
+        let mut stream = Connection::open(user.address).stream(&request);
+        for _ in 0..3 {
+            assert!(stream.next_event().is_some());
+        }
+        edge.stop();
+        edge.start_again();
+        let found = record(&edge, &user);
+        assert_eq!((tokens(&found).1, &found["cut"], &found["estimated"]), (2, &json!(true), &json!(true)), "{found}");
+        gate.open();
+    }
+}

@@ -135,6 +135,20 @@ impl Ledger {
         }
     }
 
+    /// Hands a record over without waiting, for a request that is gone. It is lost, and counted, when the queue is full.
+    pub fn offer(&self, record: UsageRecord) {
+        if self
+            .sender
+            .try_send(Message::Record(Box::new(record), None))
+            .is_err()
+        {
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+            log::error!(
+                "the usage record of a request that was cut is lost: the ledger's queue is full or has ended"
+            );
+        }
+    }
+
     /// Whether neither store nor spool takes records, and new requests are to be refused.
     pub fn is_stuck(&self) -> bool {
         self.shared.is_stuck.load(Ordering::Relaxed)
