@@ -22,7 +22,7 @@ use crate::upstream::{KeyOwner, Provider, Route};
 const MOST_CHARACTERS: usize = 256;
 
 /// What a request has used so far. A request that is dropped unsettled (its connection is cut at the end of the process, a
-/// hook panicked) is recorded then: see [`settle_dropped`].
+/// hook panicked) is recorded then.
 #[derive(Debug, Default)]
 pub struct Bill {
     /// Where a dropped request is recorded; there once something left.

@@ -6,7 +6,7 @@
 //! stays only where the provider can be asked whether it still holds.
 //!
 //! Answers that vary by request fields are kept under hashes of their own. Under the key itself the store then keeps
-//! which fields these are: at most [`MOST_NAME_SETS`] different sets, the newest first.
+//! which fields these are: at most `MOST_NAME_SETS` different sets, the newest first.
 
 mod writer;
 

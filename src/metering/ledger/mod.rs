@@ -2,7 +2,7 @@
 //!
 //! Records come through a bounded queue to one writer, which gives them to the store in groups. Under `strict` the end of an
 //! answer waits for that commit. A store that does not answer within [`PATIENCE`] does not hold it up: its records go to
-//! the [spool](spool) on the local disk, synced, and are given to the store when it is back. Survives the death of this
+//! the spool on the local disk, synced, and are given to the store when it is back. Survives the death of this
 //! process at any moment (what a client saw whole is recorded), the store's absence, and both at once; with
 //! `ledger.fsync` also a loss of power.
 //!
