@@ -54,13 +54,16 @@ fn parameters_of_path(path: &str) -> Value {
 
 fn described(operation: &Operation, generator: &mut SchemaGenerator, error: &Value) -> Value {
     let mut responses = Map::new();
-    let success = match operation.answers {
+    let mut success = match operation.answers {
         Some(shape) => json!({
             "description": "Done.",
             "content": {"application/json": {"schema": shape(generator)}},
         }),
         None => json!({"description": "Done."}),
     };
+    if operation.query.iter().any(|parameter| parameter.0 == "format") {
+        success["content"]["text/csv"] = json!({"schema": {"type": "string"}});
+    }
     responses.insert(operation.status.to_string(), success);
     for status in operation.refusals.iter().chain(&ALWAYS) {
         responses.insert(
