@@ -11,7 +11,8 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use criterion::Criterion;
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion};
 use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderValue};
 use llm_proxy::auth::{AuthSettings, Authenticator, Principal, credential_hash};
@@ -19,14 +20,21 @@ use llm_proxy::domain::crypto::Sealer;
 use llm_proxy::domain::patch::TokenPatch;
 use llm_proxy::domain::token::NewSecret;
 use llm_proxy::domain::{
-    Clock, Limits, Project, ProjectId, SystemClock, Timestamp, Token, TokenHash, TokenId,
+    Budget, BudgetPeriod, BudgetWarning, Clock, Limits, NanoUsd, Project, ProjectId, SystemClock, Timestamp,
+    Token, TokenHash, TokenId,
 };
-use llm_proxy::limit::{LimitSettings, Limiter, Subject};
+use llm_proxy::limit::{Bound, BudgetWatch, Claim, Leases, LimitSettings, Limiter, Payer, Subject};
 use llm_proxy::store::tokens::RevokeCounts;
 use llm_proxy::store::{
-    GrantOutcome, Grants, Page, Paged, StoreError, StoredPrincipal, TokenFilter, TokenStore,
+    GrantOutcome, Page, Paged, Spending, StoreError, StoredPrincipal, TokenFilter, TokenStore,
 };
 use tokio::runtime::Runtime;
+
+/// A million dollars a month.
+const MONTHLY: Budget = Budget {
+    nano_usd: 1_000_000_000_000_000,
+    period: BudgetPeriod::Month,
+};
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -66,8 +74,9 @@ fn admit(criterion: &mut Criterion, runtime: &Runtime) -> Result<()> {
     let limiter = Limiter::new(
         Arc::new(ArcSwap::from_pointee(LimitSettings::default())),
         clock,
-        store,
+        store.clone(),
         None,
+        store,
     );
     let unlimited = subject(&caller, Limits::default());
     let limited = subject(&caller, rpm(u32::MAX));
@@ -85,20 +94,65 @@ fn admit(criterion: &mut Criterion, runtime: &Runtime) -> Result<()> {
         });
     });
     group.bench_function("reserve_unlimited", |bencher| {
-        bencher.iter(|| limiter.reserve(black_box(unlimited)).now_or_never());
+        bencher.iter(|| {
+            limiter
+                .reserve(black_box(unlimited), Claim::nothing())
+                .now_or_never()
+        });
     });
     group.bench_function("reserve_token_and_project_rpm", |bencher| {
-        bencher.iter(|| limiter.reserve(black_box(limited)).now_or_never());
+        bencher.iter(|| {
+            limiter
+                .reserve(black_box(limited), Claim::nothing())
+                .now_or_never()
+        });
     });
+    budgets(&mut group, runtime, &limiter, &caller);
     group.bench_function("all_together", |bencher| {
         bencher.iter(|| {
             let hash = credential_hash(black_box(&headers)).ok()?;
             let caller = authenticator.authenticate(hash, CLIENT).now_or_never()?.ok()?;
-            limiter.reserve(subject(&caller, rpm(u32::MAX))).now_or_never()
+            limiter
+                .reserve(subject(&caller, rpm(u32::MAX)), Claim::nothing())
+                .now_or_never()
         });
     });
     group.finish();
     Ok(())
+}
+
+fn budgets(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    runtime: &Runtime,
+    limiter: &Limiter,
+    caller: &Principal,
+) {
+    let unlimited = subject(caller, Limits::default());
+    let payer = Payer {
+        token_id: caller.token_id,
+        project_id: caller.project_id,
+        token_budget: Some(MONTHLY),
+        project_budget: Some(MONTHLY),
+    };
+    let bound = Bound {
+        most: Some(NanoUsd::from_nanos(1_000_000)),
+        declared: true,
+    };
+    // the accounts are read once
+    drop(runtime.block_on(limiter.claim(payer, bound)));
+    group.bench_function("reserve_and_settle_budgets_of_token_and_project", |bencher| {
+        bencher.iter(|| {
+            let claim = limiter.claim(black_box(payer), bound).now_or_never()?;
+            let mut reservation = limiter.reserve(unlimited, claim).now_or_never()?.ok()?;
+            limiter.charge(
+                Some(&mut reservation),
+                payer.token_id,
+                payer.project_id,
+                NanoUsd::from_nanos(1),
+            );
+            Some(())
+        });
+    });
 }
 
 fn headers(secret: &NewSecret) -> Result<HeaderMap> {
@@ -221,18 +275,18 @@ impl TokenStore for OneToken {
 }
 
 #[async_trait]
-impl Grants for OneToken {
-    async fn take(&self, _: TokenId, _: u64) -> Result<GrantOutcome, StoreError> {
+impl Leases for OneToken {
+    async fn take_request(&self, _: TokenId, _: u64) -> Result<GrantOutcome, StoreError> {
         Ok(GrantOutcome::Granted)
     }
 
-    async fn give_back(&self, _: TokenId) {}
+    async fn return_request(&self, _: TokenId) {}
 
-    async fn forget(&self, _: TokenId) -> Result<(), StoreError> {
-        Ok(())
+    async fn spending(&self, _: &str, _: i64) -> Result<Spending, StoreError> {
+        Ok(Spending::default())
     }
+}
 
-    async fn flush(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
+impl BudgetWatch for OneToken {
+    fn budget_warning(&self, _: BudgetWarning) {}
 }

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::budgets::{BudgetWarnings, LedgerBacklog};
 use super::numbers;
 use super::readiness::Truth;
 use super::run::Plan;
@@ -20,7 +21,7 @@ use crate::config::Settings;
 use crate::domain::Clock;
 use crate::domain::crypto::Sealer;
 use crate::fleet::local::LocalChanges;
-use crate::limit::{Limiter, RedisRates};
+use crate::limit::{Limiter, RedisRates, WholeSlices};
 use crate::listen::{Drain, Front};
 use crate::live::Snapshot;
 use crate::live::reload::{Observer, Reloader};
@@ -168,29 +169,39 @@ fn common(
         ),
         None => None,
     };
-    let limiter = Limiter::new(
-        Arc::clone(&live.limits),
-        Arc::clone(&clock),
-        Arc::clone(&store.grants),
-        shared_rates.clone(),
-    );
     let audit = AuditWriter::start(
         audit_settings(settings),
         Some(Arc::clone(&store.audit)),
         Arc::clone(&clock),
     )
     .context("audit")?;
+    let ledger = Ledger::start(
+        Arc::clone(&store.ledger),
+        &settings.server.state_dir,
+        Arc::clone(&live.ledger),
+        Arc::clone(&clock),
+    );
+    let slices = WholeSlices {
+        grants: Arc::clone(&store.grants),
+        ledger: Arc::clone(&store.ledger),
+        backlog: Arc::new(LedgerBacklog(Arc::clone(&ledger))),
+    };
+    let limiter = Limiter::new(
+        Arc::clone(&live.limits),
+        Arc::clone(&clock),
+        Arc::new(slices),
+        shared_rates.clone(),
+        Arc::new(BudgetWarnings {
+            audit: audit.clone(),
+            clock: Arc::clone(&clock),
+        }),
+    );
     Ok(Common {
         authenticator: Arc::new(authenticator),
         limiter: Arc::new(limiter),
         shared_rates,
         counters: UsageCounters::start(Arc::clone(&store.usage), Arc::clone(&clock)),
-        ledger: Ledger::start(
-            Arc::clone(&store.ledger),
-            &settings.server.state_dir,
-            Arc::clone(&live.ledger),
-            Arc::clone(&clock),
-        ),
+        ledger,
         audit,
         cache: Arc::new(ResponseCache::new(
             settings.cache.max_size_bytes,

@@ -1,5 +1,6 @@
 //! The composition root: the only place that names concrete back ends.
 
+mod budgets;
 mod build;
 pub mod doctor;
 mod encryption;

@@ -99,6 +99,11 @@ fn limit_settings(settings: &Settings) -> LimitSettings {
         per_ip: limits.per_ip,
         default_token: limits.default_token,
         default_project: limits.default_project,
+        budgets: limit::BudgetDefaults {
+            installation: settings.budgets.installation,
+            default_project: settings.budgets.default_project,
+            default_token: settings.budgets.default_token,
+        },
         shared: limits.distributed.enabled,
         prefix: limits.distributed.prefix.clone(),
         fallback: match limits.distributed.fallback {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::domain::crypto::{SealError, Sealer};
 use crate::domain::{
-    Denial, DenialCode, EndpointPattern, Glob, Limits, ProjectId, Secret, Timestamp, TokenId,
+    Budget, Denial, DenialCode, EndpointPattern, Glob, Limits, ProjectId, Secret, Timestamp, TokenId,
 };
 use crate::store::StoredPrincipal;
 
@@ -39,6 +39,10 @@ pub struct Principal {
     pub token_limits: Limits,
     /// The project's own limits.
     pub project_limits: Limits,
+    /// The token's own budget.
+    pub token_budget: Option<Budget>,
+    /// The project's own budget.
+    pub project_budget: Option<Budget>,
     /// Models the token may ask for; empty = all.
     pub token_allowed_models: Vec<Glob>,
     /// Models the project may ask for; empty = all.
@@ -70,6 +74,8 @@ impl Principal {
             max_requests: token.max_requests,
             token_limits: token.limits,
             project_limits: project.limits,
+            token_budget: token.budget,
+            project_budget: project.budget,
             token_allowed_models: token.allowed_models,
             project_allowed_models: project.allowed_models,
             provider_keys: project

@@ -86,8 +86,8 @@ fn explained(code: DenialCode) -> (&'static str, &'static str) {
             "Send the header that `param` names",
         ),
         Code::PriceUnknown => (
-            "The model has no price, and the operator refuses such models.",
-            "Give the model a price in `prices.overrides`, or set `prices.unknown` to `warn` or `zero`.",
+            "The model or the path has no price, and the operator refuses such requests, or what the token may spend is limited",
+            "Give the model a price in `prices.overrides`; `prices.unknown: zero` lets it through as free",
         ),
         Code::UnsupportedValue => (
             "The model is served in the other dialect only, or the body is encoded",
@@ -158,12 +158,16 @@ fn explained(code: DenialCode) -> (&'static str, &'static str) {
             "Send less, or raise `server.max_request_size` or `server.max_inspected_size`",
         ),
         Code::RateLimitExceeded => (
-            "A rate or the number of requests at once is reached: of the installation, address, project or token",
+            "A rate (requests or tokens a minute) or the number of requests at once is reached, or running requests have reserved what is left of a budget: of the installation, address, project or token",
             "Wait for `Retry-After`, or ask for a higher limit",
         ),
         Code::TokenQuotaExceeded => (
             "The token has made all its `max_requests`",
             "Ask for a new token or a higher `max_requests`; trying again does not help",
+        ),
+        Code::BudgetExceeded => (
+            "The budget of the token, its project or the installation is spent, or what is left of it is less than the request may cost",
+            "Wait for `resets_at`, ask for a higher budget, or ask for fewer tokens (`max_tokens`); trying again does not help",
         ),
         Code::HeaderTooLarge => (
             "The request head is larger than `server.max_header_size` or has too many lines",

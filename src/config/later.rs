@@ -3,24 +3,6 @@
 use super::schema::Key;
 
 pub(super) const KEYS: &[Key] = &[
-    Key::new(
-        "budgets.installation",
-        "none",
-        "Money that the installation may spend: `{usd, period}`.",
-    )
-    .inactive(),
-    Key::new(
-        "budgets.default_project",
-        "none",
-        "Of a project without a budget of its own.",
-    )
-    .inactive(),
-    Key::new(
-        "budgets.default_token",
-        "none",
-        "Of a token without a budget of its own.",
-    )
-    .inactive(),
     Key::new("events.enabled", "true", "Whether events are published.")
         .process()
         .inactive(),

@@ -7,6 +7,7 @@
 
 mod address;
 mod auth;
+mod budgets;
 mod cache;
 mod diff;
 mod environment;

@@ -391,10 +391,10 @@ impl Overrides<'_> {
             return;
         };
         let key = ["budgets", "installation"];
-        let value = match profile {
-            "test" => "15 USD a month",
-            "prod" => "200 USD a month",
-            "unlimited" => "none",
+        let dollars = match profile {
+            "test" => Some("15"),
+            "prod" => Some("200"),
+            "unlimited" => None,
             _ => {
                 let message = format!(
                     "variable `BUDGET_PROFILE`: `{profile}` is not known; write `test`, `prod` or `unlimited`"
@@ -408,8 +408,10 @@ impl Overrides<'_> {
                 "variable `BUDGET_PROFILE` has no effect: `budgets.installation` is set in the file"
                     .to_owned(),
             );
-        } else {
-            root.set(&key, Node::variable("BUDGET_PROFILE", value.to_owned()));
+        } else if let Some(dollars) = dollars {
+            let of_profile = |value: &str| Node::variable("BUDGET_PROFILE", value.to_owned());
+            root.set(&[key[0], key[1], "usd"], of_profile(dollars));
+            root.set(&[key[0], key[1], "period"], of_profile("month"));
         }
     }
 

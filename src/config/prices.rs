@@ -200,6 +200,7 @@ fn read_price(own: &Section<'_>) -> ModelPrice {
         } else {
             Vec::new()
         },
+        ..ModelPrice::default()
     }
 }
 

@@ -107,6 +107,7 @@ pub fn keys() -> impl Iterator<Item = &'static Key> {
         super::providers::KEYS,
         super::routing::KEYS,
         super::limits::KEYS,
+        super::budgets::KEYS,
         super::cache::KEYS,
         super::prices::KEYS,
         super::observing::KEYS,
@@ -210,7 +211,8 @@ fn walk(node: &Node, path: &KeyPath, faults: &Faults, inactive: &mut Vec<String>
                 walk(item, &path.index(index), faults, inactive);
             }
         }
-        Value::Scalar(scalar) if scalar.is_null() || key.is_some() => {}
+        // a section that is `none` is as one that is not there
+        Value::Scalar(scalar) if scalar.is_null() || key.is_some() || scalar.text.as_str() == "none" => {}
         _ if key.is_some() => {}
         _ => faults.at_node(node, path, "must be a mapping, `key: value` lines below it"),
     }

@@ -11,8 +11,8 @@ use super::error::{Faults, shown};
 use super::path::KeyPath;
 use super::tree::{Node, Place, Scalar, Source, Value};
 use super::units::{DURATION_SHAPE, SIZE_SHAPE, format_duration, format_size, parse_duration, parse_size};
+use crate::domain::Secret;
 use crate::domain::money::NotAnAmount;
-use crate::domain::{PerMillion, Secret};
 
 /// The shortest useful time-out.
 pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
@@ -224,9 +224,12 @@ impl<'a> Section<'a> {
     }
 
     /// Dollars, with at most nine decimals, up to `most`.
-    pub fn dollars(&self, key: &str, most: PerMillion) -> Option<PerMillion> {
+    pub fn dollars<T>(&self, key: &str, most: T) -> Option<T>
+    where
+        T: FromStr<Err = NotAnAmount> + PartialOrd + Display,
+    {
         self.optional(key, |value| {
-            let amount: PerMillion = value
+            let amount: T = value
                 .text()
                 .parse()
                 .map_err(|error: NotAnAmount| error.to_string())?;

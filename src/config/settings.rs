@@ -2,6 +2,7 @@
 
 pub use super::address::{BaseUrl, ListenAddress, Scheme};
 pub use super::auth::AuthSettings;
+pub use super::budgets::BudgetsSettings;
 pub use super::cache::{CacheRule, CacheScope, CacheSettings};
 pub use super::ledger::{Durability, LedgerSettings, OnFull};
 pub use super::limits::{DistributedSettings, FleetSize, LimitsSettings, RateFallback};
@@ -47,6 +48,8 @@ pub struct Settings {
     pub router: RouterSettings,
     /// `limits`.
     pub limits: LimitsSettings,
+    /// `budgets`.
+    pub budgets: BudgetsSettings,
     /// `prices`.
     pub prices: PriceSettings,
     /// `ledger`.
@@ -83,6 +86,7 @@ impl Default for Settings {
             models: Vec::new(),
             router: RouterSettings::default(),
             limits: LimitsSettings::default(),
+            budgets: BudgetsSettings::default(),
             prices: PriceSettings::default(),
             ledger: LedgerSettings::default(),
             cache: CacheSettings::default(),

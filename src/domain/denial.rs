@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::{NanoUsd, Timestamp};
+
 macro_rules! denial_codes {
     ($( $variant:ident = $code:literal, $status:literal, $openai:literal, $anthropic:literal; )+) => {
         /// The machine word of a refusal. Status and types come from the same table.
@@ -66,6 +68,7 @@ denial_codes! {
     UpgradeRequired = "upgrade_required", 426, "invalid_request_error", "invalid_request_error";
     RateLimitExceeded = "rate_limit_exceeded", 429, "rate_limit_error", "rate_limit_error";
     TokenQuotaExceeded = "token_quota_exceeded", 429, "insufficient_quota", "rate_limit_error";
+    BudgetExceeded = "budget_exceeded", 429, "insufficient_quota", "rate_limit_error";
     HeaderTooLarge = "header_too_large", 431, "invalid_request_error", "request_too_large";
     InternalError = "internal_error", 500, "server_error", "api_error";
     UpstreamUnreachable = "upstream_unreachable", 502, "upstream_error", "api_error";
@@ -87,7 +90,10 @@ impl DenialCode {
     /// What `x-should-retry` says, where the SDKs would guess wrong.
     pub fn should_retry(self) -> Option<bool> {
         match self {
-            Self::TokenQuotaExceeded | Self::UpstreamAuthError | Self::RequestTimeout => Some(false),
+            Self::TokenQuotaExceeded
+            | Self::BudgetExceeded
+            | Self::UpstreamAuthError
+            | Self::RequestTimeout => Some(false),
             _ => None,
         }
     }
@@ -133,6 +139,17 @@ pub struct Denial {
     pub allow: Option<String>,
     /// Which limit refused.
     pub scope: Option<LimitScope>,
+    /// How the budget stands that refused.
+    pub budget: Option<BudgetStanding>,
+}
+
+/// How a budget stands that refused a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BudgetStanding {
+    /// What is not spent of it (`left_usd`).
+    pub left: NanoUsd,
+    /// When it starts anew (`resets_at`); `None`: never.
+    pub resets_at: Option<Timestamp>,
 }
 
 impl Denial {
@@ -145,6 +162,7 @@ impl Denial {
             retry_after: None,
             allow: None,
             scope: None,
+            budget: None,
         }
     }
 
@@ -173,6 +191,13 @@ impl Denial {
     #[must_use]
     pub fn with_scope(mut self, scope: LimitScope) -> Self {
         self.scope = Some(scope);
+        self
+    }
+
+    /// Says what is left of the budget that refused.
+    #[must_use]
+    pub fn with_budget(mut self, left: NanoUsd, resets_at: Option<Timestamp>) -> Self {
+        self.budget = Some(BudgetStanding { left, resets_at });
         self
     }
 

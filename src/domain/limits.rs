@@ -1,4 +1,4 @@
-//! What a token, a project or the installation may use per time.
+//! How fast a token, a project or the installation may go.
 
 use std::num::{NonZeroU32, NonZeroU64};
 
@@ -8,7 +8,7 @@ pub struct Limits {
     /// Requests a minute.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rpm: Option<NonZeroU32>,
-    /// Model tokens a minute (not in this version).
+    /// Model tokens a minute: estimated when a request is let through, corrected once it is known what it used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tpm: Option<NonZeroU64>,
     /// Requests under way at once, per instance.
@@ -17,31 +17,11 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// The highest `tpm`: a place of it takes at least 60 nanoseconds to come back.
+    pub const MOST_TPM: u64 = 1_000_000_000;
+
     /// Whether nothing is limited.
     pub fn is_unlimited(&self) -> bool {
         self.rpm.is_none() && self.tpm.is_none() && self.concurrency.is_none()
     }
-}
-
-/// The period of a budget, UTC; weeks are ISO weeks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BudgetPeriod {
-    /// Midnight to midnight.
-    Day,
-    /// Monday to Monday.
-    Week,
-    /// First to first.
-    Month,
-    /// Never resets.
-    Total,
-}
-
-/// Money that may be spent in a period, in billionths of a US dollar.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Budget {
-    /// The cap in billionths of a US dollar.
-    pub nano_usd: i64,
-    /// When it starts anew.
-    pub period: BudgetPeriod,
 }

@@ -1,6 +1,7 @@
 //! Nouns and rules: no I/O, no sockets, no store.
 
 pub mod audit;
+pub mod budget;
 pub mod client_address;
 pub mod clock;
 pub mod crypto;
@@ -20,14 +21,15 @@ pub mod spawn;
 pub mod token;
 pub mod usage;
 
+pub use budget::{Budget, BudgetPeriod, BudgetWarning, Windows};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use denial::{Denial, DenialCode};
 pub use endpoint::{EndpointPattern, PathClass};
 pub use glob::Glob;
 pub use ids::{ProjectId, RecordId, TokenId};
-pub use limits::{Budget, BudgetPeriod, Limits};
+pub use limits::Limits;
 pub use money::{NanoUsd, PerMillion};
-pub use price::{ModelPrice, PriceTable, Priced, Prices};
+pub use price::{CacheWrites, ModelPrice, PriceTable, Priced, Prices};
 pub use project::Project;
 pub use provider_dialect::Dialect;
 pub use secret::Secret;

@@ -1,8 +1,10 @@
-//! May they, now: rates, concurrency and `max_requests`, taken as one reservation.
+//! May they, now: rates, concurrency, `max_requests` and money, taken as one reservation.
 
+mod budget;
 mod charge;
 mod concurrency;
 mod gcra;
+pub mod lease;
 mod local;
 pub mod redis;
 mod reservation;
@@ -19,14 +21,17 @@ use tokio::sync::oneshot;
 
 use crate::domain::client_address::limit_key;
 use crate::domain::denial::LimitScope;
-use crate::domain::{Clock, Denial, DenialCode, Limits, ProjectId, TokenId, spawn};
-use crate::store::{GrantOutcome, Grants, StoreError};
+use crate::domain::{Budget, Clock, Denial, DenialCode, Limits, NanoUsd, ProjectId, TokenId, spawn};
+use crate::store::{GrantOutcome, StoreError};
 
+pub use budget::{Bound, BudgetStatistics, BudgetWatch};
+pub use lease::{Backlog, Leases, WholeSlices};
 pub use redis::RedisRates;
 pub use reservation::Reservation;
-pub use settings::{Fallback, FleetSize, LimitSettings};
+pub use settings::{BudgetDefaults, Fallback, FleetSize, LimitSettings};
 pub use standing::RateStanding;
 
+use budget::{Budgets, Hold, Holders, NotReserved};
 use charge::{Bucket, Charge, MOST_CHARGES, Refusal};
 use concurrency::{Concurrency, Permit};
 use gcra::{Rate, Room};
@@ -74,6 +79,37 @@ pub struct LimitStatistics {
     pub buckets_forgotten: u64,
     /// Grants that could not be returned because too many were on their way.
     pub grants_lost: u64,
+    /// Budgets.
+    pub budgets: BudgetStatistics,
+}
+
+/// Whose money a request spends.
+#[derive(Debug, Clone, Copy)]
+pub struct Payer {
+    /// The token.
+    pub token_id: TokenId,
+    /// Its project.
+    pub project_id: ProjectId,
+    /// The token's own budget; absent: `budgets.default_token`.
+    pub token_budget: Option<Budget>,
+    /// The project's own budget; absent: `budgets.default_project`.
+    pub project_budget: Option<Budget>,
+}
+
+/// What the budgets said to a request; part of its reservation, or the reason why it gets none.
+#[derive(Debug)]
+pub struct Claim(Result<Option<Hold>, NotReserved>);
+
+impl Claim {
+    /// Nobody has a budget.
+    pub fn nothing() -> Self {
+        Self(Ok(None))
+    }
+
+    /// Whether a budget refused, so that a tighter bound may be let through.
+    pub fn is_short(&self) -> bool {
+        matches!(self.0, Err(NotReserved::Short(_)))
+    }
 }
 
 /// The one place where requests are admitted: rates in this process or in Redis, concurrency in this
@@ -83,8 +119,9 @@ pub struct Limiter {
     local: Arc<LocalRates>,
     shared: Option<Arc<RedisRates>>,
     concurrency: Arc<Concurrency>,
-    grants: Arc<dyn Grants>,
+    leases: Arc<dyn Leases>,
     returns: Arc<Returns>,
+    budgets: Arc<Budgets>,
 }
 
 /// Where places were taken, so that they go back there.
@@ -98,9 +135,11 @@ impl Limiter {
     pub fn new(
         settings: Arc<ArcSwap<LimitSettings>>,
         clock: Arc<dyn Clock>,
-        grants: Arc<dyn Grants>,
+        leases: Arc<dyn Leases>,
         shared: Option<Arc<RedisRates>>,
+        watch: Arc<dyn BudgetWatch>,
     ) -> Self {
+        let budgets = Budgets::new(Arc::clone(&leases), Arc::clone(&clock), watch);
         let local = shared
             .as_ref()
             .map_or_else(|| Arc::new(LocalRates::new(clock)), |shared| shared.local());
@@ -109,8 +148,9 @@ impl Limiter {
             local,
             shared,
             concurrency: Concurrency::new(),
-            returns: Returns::start(grants.clone()),
-            grants,
+            returns: Returns::start(Arc::clone(&leases)),
+            leases,
+            budgets,
         }
     }
 
@@ -134,12 +174,51 @@ impl Limiter {
         taken.map(|_| ()).map_err(|refused| refused.denial)
     }
 
+    /// Whether what this payer spends is limited.
+    pub fn has_budget(&self, payer: &Payer) -> bool {
+        self.budgets_of(payer).iter().any(Option::is_some)
+    }
+
+    fn budgets_of(&self, payer: &Payer) -> [Option<Budget>; 3] {
+        let settings = self.settings.load();
+        [
+            payer.token_budget.or(settings.budgets.default_token),
+            payer.project_budget.or(settings.budgets.default_project),
+            settings.budgets.installation,
+        ]
+    }
+
+    /// Reserves what a request may cost, wherever there is a budget. The answer goes into [`Self::reserve`].
+    pub async fn claim(&self, payer: Payer, bound: Bound) -> Claim {
+        let applying = self.budgets_of(&payer);
+        if applying.iter().all(Option::is_none) {
+            return Claim::nothing();
+        }
+        let holders = Holders(payer.token_id, payer.project_id);
+        let patience = self.settings.load().store_timeout;
+        let reserved = self.budgets.reserve(applying, holders, bound, patience).await;
+        Claim(reserved.map(Some))
+    }
+
+    /// A request has cost this: what it had reserved for it is free, and its budgets are charged.
+    pub fn charge(
+        &self,
+        reservation: Option<&mut Reservation>,
+        token: TokenId,
+        project: ProjectId,
+        cost: NanoUsd,
+    ) {
+        let hold = reservation.and_then(|reservation| reservation.budget.take());
+        self.budgets.settle(hold, Holders(token, project), cost);
+    }
+
     /// Everything a request needs before it may leave for a provider: rates of token and project, then
-    /// concurrency, then one of `max_requests`. What was taken before a refusal is given back.
+    /// concurrency, then one of `max_requests`, then what its budgets said. What was taken before a refusal is given
+    /// back.
     ///
     /// # Errors
-    /// 429 `rate_limit_exceeded`, 429 `token_quota_exceeded`, 503 `store_unavailable`.
-    pub async fn reserve(&self, subject: Subject) -> Result<Reservation, Refused> {
+    /// 429 `rate_limit_exceeded`, 429 `token_quota_exceeded`, 429 `budget_exceeded`, 503 `store_unavailable`.
+    pub async fn reserve(&self, subject: Subject, claim: Claim) -> Result<Reservation, Refused> {
         let settings = self.settings.load_full();
         let token = settings::filled(subject.token_limits, settings.default_token);
         let project = settings::filled(subject.project_limits, settings.default_project);
@@ -157,16 +236,29 @@ impl Limiter {
         let (taken, rooms) = self.take(charges, &settings).await?;
         let rest = async {
             let permits = self.enter(subject, token, project, &settings)?;
-            let grant = match subject.max_requests {
+            let mut grant = match subject.max_requests {
                 Some(most) => Some(self.grant(subject.token_id, most, settings.store_timeout).await?),
                 None => None,
             };
-            Ok((permits, grant))
+            match claim.0 {
+                Ok(budget) => Ok((permits, grant, budget)),
+                Err(refusal) => {
+                    if grant.take().is_some() {
+                        // it is back before the client hears of it
+                        self.settle(settings.store_timeout).await;
+                    }
+                    Err(match refusal {
+                        NotReserved::Short(denial) => denial,
+                        NotReserved::Unknown(error) => unknown_budget(&error),
+                    })
+                }
+            }
         };
         match rest.await {
-            Ok((permits, grant)) => Ok(Reservation {
+            Ok((permits, grant, budget)) => Ok(Reservation {
                 permits,
                 grant,
+                budget,
                 rate: tightest(charges, &rooms),
             }),
             Err(denial) => {
@@ -187,6 +279,7 @@ impl Limiter {
             buckets: self.local.len(),
             buckets_forgotten: self.local.forgotten(),
             grants_lost: self.returns.lost(),
+            budgets: self.budgets.statistics(),
         }
     }
 
@@ -271,9 +364,9 @@ impl Limiter {
     /// Takes a grant in a task of its own: when the client leaves meanwhile, the grant finds its way back.
     async fn grant(&self, token: TokenId, most: NonZeroU64, timeout: Duration) -> Result<GrantHold, Denial> {
         let (sender, receiver) = oneshot::channel();
-        let (grants, returns) = (self.grants.clone(), self.returns.clone());
+        let (leases, returns) = (self.leases.clone(), self.returns.clone());
         spawn::spawn("grant", async move {
-            let outcome = grants.take(token, most.get()).await;
+            let outcome = leases.take_request(token, most.get()).await;
             let hold = outcome.map(|outcome| match outcome {
                 GrantOutcome::Granted => Some(GrantHold::new(token, returns)),
                 GrantOutcome::Exhausted => None,
@@ -377,6 +470,15 @@ fn store_unavailable(error: &StoreError) -> Denial {
     Denial::new(
         DenialCode::StoreUnavailable,
         "the requests of this token cannot be counted now because the store does not answer; try again",
+    )
+    .with_retry_after(Duration::from_secs(1))
+}
+
+fn unknown_budget(error: &StoreError) -> Denial {
+    log::warn!(kind = error.kind(); "what is left of a budget could not be read: {error}");
+    Denial::new(
+        DenialCode::StoreUnavailable,
+        "what is left of a budget cannot be read now because the store does not answer; try again",
     )
     .with_retry_after(Duration::from_secs(1))
 }

@@ -8,8 +8,8 @@ use std::sync::atomic::AtomicUsize;
 use super::*;
 use crate::domain::denial::LimitScope;
 use crate::domain::{DenialCode, SystemClock};
-use crate::limit::tests::{FakeGrants, rpm, subject};
-use crate::limit::{Fallback, Limiter};
+use crate::limit::tests::{limiter, rpm, subject};
+use crate::limit::{Claim, Fallback, Limiter};
 
 /// A Redis of our own, without persistence; killed when dropped.
 struct Server {
@@ -89,7 +89,7 @@ async fn instance(server: &Server, change: impl FnOnce(&mut LimitSettings)) -> I
     let clock = SystemClock::shared();
     let rates =
         RedisRates::connect(&server.url(), &Handle::current(), clock.clone(), settings.clone()).unwrap();
-    let limiter = Limiter::new(settings, clock, FakeGrants::new(), Some(rates.clone()));
+    let limiter = limiter(settings, clock, Some(rates.clone()));
     until(|| rates.rates_sha.get().is_some()).await;
     Instance { rates, limiter }
 }
@@ -115,7 +115,7 @@ async fn passed_of(token: u8, limiter: &Limiter, requests: usize, n: u32) -> usi
     let mut subject = subject();
     subject.token_id = TokenId::from_bytes([token; 16]);
     subject.token_limits = rpm(n);
-    let asking = (0..requests).map(|_| limiter.reserve(subject));
+    let asking = (0..requests).map(|_| limiter.reserve(subject, Claim::nothing()));
     futures_util::future::join_all(asking)
         .await
         .iter()
@@ -145,14 +145,18 @@ async fn the_script_says_what_the_local_rule_says() {
     for left in [2, 1, 0] {
         let standing = instance
             .limiter
-            .reserve(both)
+            .reserve(both, Claim::nothing())
             .await
             .unwrap()
             .rate_standing()
             .unwrap();
         assert_eq!((standing.limit, standing.remaining), (3, left));
     }
-    let refused = instance.limiter.reserve(both).await.unwrap_err();
+    let refused = instance
+        .limiter
+        .reserve(both, Claim::nothing())
+        .await
+        .unwrap_err();
     assert_eq!(refused.denial.scope, Some(LimitScope::Project));
     assert!(
         refused
@@ -163,7 +167,7 @@ async fn the_script_says_what_the_local_rule_says() {
     both.project_limits = crate::domain::Limits::default();
     let standing = instance
         .limiter
-        .reserve(both)
+        .reserve(both, Claim::nothing())
         .await
         .unwrap()
         .rate_standing()
@@ -188,14 +192,24 @@ async fn a_place_that_concurrency_refused_goes_back_to_redis() {
     let mut one_at_once = subject();
     one_at_once.token_limits = rpm(10);
     one_at_once.token_limits.concurrency = NonZeroU32::new(1);
-    let held = instance.limiter.reserve(one_at_once).await.unwrap();
+    let held = instance
+        .limiter
+        .reserve(one_at_once, Claim::nothing())
+        .await
+        .unwrap();
     for _ in 0..20 {
-        assert!(instance.limiter.reserve(one_at_once).await.is_err());
+        assert!(
+            instance
+                .limiter
+                .reserve(one_at_once, Claim::nothing())
+                .await
+                .is_err()
+        );
     }
     drop(held);
     let standing = instance
         .limiter
-        .reserve(one_at_once)
+        .reserve(one_at_once, Claim::nothing())
         .await
         .unwrap()
         .rate_standing()
@@ -385,12 +399,23 @@ async fn with_fallback_refuse_limited_requests_get_429_and_others_pass() {
     server.stop();
     let mut limited = subject();
     limited.token_limits = rpm(60);
-    let denial = instance.limiter.reserve(limited).await.unwrap_err().denial;
+    let denial = instance
+        .limiter
+        .reserve(limited, Claim::nothing())
+        .await
+        .unwrap_err()
+        .denial;
     assert_eq!(
         (denial.code, denial.retry_after_seconds()),
         (DenialCode::RateLimitExceeded, Some(1))
     );
-    assert!(instance.limiter.reserve(subject()).await.is_ok());
+    assert!(
+        instance
+            .limiter
+            .reserve(subject(), Claim::nothing())
+            .await
+            .is_ok()
+    );
 }
 
 #[tokio::test]
@@ -404,7 +429,7 @@ async fn without_a_redis_at_the_start_the_fallback_holds() {
     let clock = SystemClock::shared();
     let url = Secret::new(format!("redis://127.0.0.1:{port}"));
     let rates = RedisRates::connect(&url, &Handle::current(), clock.clone(), settings.clone()).unwrap();
-    let limiter = Limiter::new(settings, clock.clone(), FakeGrants::new(), Some(rates));
+    let limiter = limiter(settings, clock.clone(), Some(rates));
     assert_eq!(passed(&limiter, 10, 5).await, 5);
     assert!(clock.monotonic() < Duration::from_secs(5));
 }

@@ -6,23 +6,25 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::budget::Hold;
 use super::concurrency::Permit;
+use super::lease::Leases;
 use super::standing::RateStanding;
-use crate::domain::{TokenId, spawn};
-use crate::store::Grants;
+use crate::domain::{NanoUsd, TokenId, spawn};
 
 /// Grants on their way back to the store; above it they are lost (a request less for their token) and
 /// counted. There are never more than requests that failed before a connection within one store write.
 const MOST_RETURNS: usize = 65_536;
 
 /// Everything a request took to be let through. Dropping it, on any path, ends its places under way, and
-/// returns its grant unless [`Self::mark_sent`] was called.
+/// returns its grant unless [`Self::mark_sent`] was called, and frees what it reserved of budgets.
 #[derive(Debug)]
 #[must_use = "dropping it ends the request's places"]
 pub struct Reservation {
     pub(super) permits: [Option<Permit>; 4],
     pub(super) grant: Option<GrantHold>,
     pub(super) rate: Option<RateStanding>,
+    pub(super) budget: Option<Hold>,
 }
 
 impl Reservation {
@@ -36,6 +38,16 @@ impl Reservation {
     /// What `x-ratelimit-*` say: the tighter of token and project; `None` when neither has a rate.
     pub fn rate_standing(&self) -> Option<RateStanding> {
         self.rate
+    }
+
+    /// What is reserved of budgets; `None`: nobody has one.
+    pub fn reserved(&self) -> Option<NanoUsd> {
+        self.budget.as_ref().map(Hold::amount)
+    }
+
+    /// Reserves more, for a request that may cost more than was thought; `false`: it is not there.
+    pub fn reserve_more(&mut self, by: NanoUsd) -> bool {
+        self.budget.as_mut().is_none_or(|hold| hold.grow(by))
     }
 
     /// How many places under way it holds.
@@ -88,12 +100,12 @@ enum Return {
 
 impl Returns {
     /// Starts the task on the current runtime; it ends with the last holder.
-    pub(super) fn start(grants: Arc<dyn Grants>) -> Arc<Self> {
+    pub(super) fn start(leases: Arc<dyn Leases>) -> Arc<Self> {
         let (sender, mut receiver) = mpsc::channel(MOST_RETURNS);
         spawn::spawn("grant returns", async move {
             while let Some(message) = receiver.recv().await {
                 match message {
-                    Return::Grant(token) => grants.give_back(token).await,
+                    Return::Grant(token) => leases.return_request(token).await,
                     Return::Settled(answer) => drop(answer.send(())),
                 }
             }

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::domain::Limits;
+use crate::domain::{Budget, Limits};
 
 /// What happens to rates while Redis does not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,17 @@ impl FleetSize {
     }
 }
 
+/// Budgets that the configuration names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BudgetDefaults {
+    /// Of everybody together.
+    pub installation: Option<Budget>,
+    /// Of a project without one of its own.
+    pub default_project: Option<Budget>,
+    /// Of a token without one of its own.
+    pub default_token: Option<Budget>,
+}
+
 /// Limits of the installation, and how they are shared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitSettings {
@@ -46,6 +57,8 @@ pub struct LimitSettings {
     pub default_token: Limits,
     /// For each part that a project does not limit itself.
     pub default_project: Limits,
+    /// What may be spent.
+    pub budgets: BudgetDefaults,
     /// Whether rates are shared through Redis, if there is one (`limits.distributed.enabled`).
     pub shared: bool,
     /// Begins every key in Redis.
@@ -67,6 +80,7 @@ impl Default for LimitSettings {
             per_ip: Limits::default(),
             default_token: Limits::default(),
             default_project: Limits::default(),
+            budgets: BudgetDefaults::default(),
             shared: true,
             prefix: "llmproxy:".to_owned(),
             fallback: Fallback::Local,

@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::domain::{ManualClock, Timestamp};
+use crate::domain::{BudgetPeriod, BudgetWarning, ManualClock, Timestamp, UsageRecord};
+use crate::store::{Grants, LedgerStore, Page, Paged, RecordFilter, Spending, UsageQuery, UsageRow};
 
 /// Grants in memory: `away` makes them fail, `gate` makes them wait after they were taken.
 pub(super) struct FakeGrants {
@@ -59,10 +60,77 @@ impl Grants for FakeGrants {
     }
 }
 
+/// What was spent, in memory: `away` makes it fail.
+#[derive(Default)]
+struct FakeLedger {
+    spent: Mutex<HashMap<String, Spending>>,
+    away: AtomicBool,
+    warnings: Mutex<Vec<(LimitScope, u8)>>,
+    reads: std::sync::atomic::AtomicU64,
+}
+
+#[async_trait]
+impl LedgerStore for FakeLedger {
+    async fn append(&self, _: &[UsageRecord]) -> Result<(), StoreError> {
+        Ok(())
+    }
+    async fn usage(&self, _: &UsageQuery) -> Result<Vec<UsageRow>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn records(&self, _: &RecordFilter, _: Page) -> Result<Paged<UsageRecord>, StoreError> {
+        Err(StoreError::Unavailable("not asked here".to_owned()))
+    }
+    async fn spent(&self, _: Vec<String>) -> Result<HashMap<String, NanoUsd>, StoreError> {
+        Ok(HashMap::new())
+    }
+    async fn spending(&self, subject: &str, _: i64) -> Result<Spending, StoreError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        Ok(self.spent.lock().get(subject).cloned().unwrap_or_default())
+    }
+    async fn forget_spend_before(&self, _: i64) -> Result<(), StoreError> {
+        Ok(())
+    }
+    async fn prune(&self, _: Timestamp) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+}
+
+#[async_trait]
+impl Backlog for FakeLedger {
+    async fn all_in_store(&self) -> Result<(), StoreError> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("connection refused".into()));
+        }
+        Ok(())
+    }
+}
+
+impl BudgetWatch for FakeLedger {
+    fn budget_warning(&self, warning: BudgetWarning) {
+        self.warnings.lock().push((warning.scope, warning.percent));
+    }
+}
+
+/// A limiter with grants and a ledger of its own.
+pub(super) fn limiter(
+    settings: Arc<ArcSwap<LimitSettings>>,
+    clock: Arc<dyn Clock>,
+    shared: Option<Arc<RedisRates>>,
+) -> Limiter {
+    let ledger = Arc::new(FakeLedger::default());
+    let slices = WholeSlices {
+        grants: FakeGrants::new(),
+        ledger: ledger.clone(),
+        backlog: ledger.clone(),
+    };
+    Limiter::new(settings, clock, Arc::new(slices), shared, ledger)
+}
+
 struct Bench {
     clock: Arc<ManualClock>,
     settings: Arc<ArcSwap<LimitSettings>>,
     grants: Arc<FakeGrants>,
+    ledger: Arc<FakeLedger>,
     limiter: Arc<Limiter>,
 }
 
@@ -73,16 +141,23 @@ impl Bench {
         change(&mut first);
         let settings = Arc::new(ArcSwap::from_pointee(first));
         let grants = FakeGrants::new();
+        let ledger = Arc::new(FakeLedger::default());
         let limiter = Arc::new(Limiter::new(
             settings.clone(),
             clock.clone(),
-            grants.clone(),
+            Arc::new(WholeSlices {
+                grants: grants.clone(),
+                ledger: ledger.clone(),
+                backlog: ledger.clone(),
+            }),
             None,
+            ledger.clone(),
         ));
         Self {
             clock,
             settings,
             grants,
+            ledger,
             limiter,
         }
     }
@@ -120,7 +195,7 @@ pub(super) fn subject() -> Subject {
 #[tokio::test]
 async fn an_unlimited_request_reserves_nothing() {
     let bench = Bench::new(|_| ());
-    let reservation = bench.limiter.reserve(subject()).await.unwrap();
+    let reservation = bench.limiter.reserve(subject(), Claim::nothing()).await.unwrap();
     assert_eq!((reservation.permits(), reservation.rate_standing()), (0, None));
     bench
         .limiter
@@ -171,11 +246,15 @@ async fn the_headers_show_the_tighter_of_token_and_project() {
     subject.token_limits = rpm(10);
     subject.project_limits = rpm(3);
     for left in [2, 1, 0] {
-        let reservation = bench.limiter.reserve(subject).await.unwrap();
+        let reservation = bench.limiter.reserve(subject, Claim::nothing()).await.unwrap();
         let standing = reservation.rate_standing().unwrap();
         assert_eq!((standing.limit, standing.remaining), (3, left));
     }
-    let refused = bench.limiter.reserve(subject).await.unwrap_err();
+    let refused = bench
+        .limiter
+        .reserve(subject, Claim::nothing())
+        .await
+        .unwrap_err();
     assert_eq!(refused.denial.scope, Some(LimitScope::Project));
     let standing = refused.rate.unwrap();
     assert_eq!(
@@ -183,7 +262,7 @@ async fn the_headers_show_the_tighter_of_token_and_project() {
         (3, 0, "1m0s")
     );
     subject.project_limits = Limits::default();
-    let reservation = bench.limiter.reserve(subject).await.unwrap();
+    let reservation = bench.limiter.reserve(subject, Claim::nothing()).await.unwrap();
     assert_eq!(
         reservation.rate_standing().unwrap().remaining,
         6,
@@ -197,21 +276,24 @@ async fn defaults_fill_what_token_and_project_leave_open_and_change_live() {
     let mut own = subject();
     own.token_limits = at_once(5);
     for _ in 0..2 {
-        drop(bench.limiter.reserve(own).await.unwrap());
+        drop(bench.limiter.reserve(own, Claim::nothing()).await.unwrap());
     }
-    assert!(bench.limiter.reserve(own).await.is_err());
+    assert!(bench.limiter.reserve(own, Claim::nothing()).await.is_err());
     bench.settings.store(Arc::new(LimitSettings {
         default_token: rpm(4),
         ..LimitSettings::default()
     }));
     assert!(
-        bench.limiter.reserve(own).await.is_err(),
+        bench.limiter.reserve(own, Claim::nothing()).await.is_err(),
         "the used share carries over"
     );
     own.token_limits = rpm(100);
-    assert!(bench.limiter.reserve(own).await.is_err(), "all of it was used up");
+    assert!(
+        bench.limiter.reserve(own, Claim::nothing()).await.is_err(),
+        "all of it was used up"
+    );
     bench.clock.advance(Duration::from_secs(1));
-    assert!(bench.limiter.reserve(own).await.is_ok());
+    assert!(bench.limiter.reserve(own, Claim::nothing()).await.is_ok());
 }
 
 #[tokio::test]
@@ -225,10 +307,14 @@ async fn concurrency_counts_from_reservation_to_drop_and_returns_the_rate_of_the
         rpm: NonZeroU32::new(10),
         ..at_once(2)
     };
-    let first = bench.limiter.reserve(subject).await.unwrap();
-    let second = bench.limiter.reserve(subject).await.unwrap();
+    let first = bench.limiter.reserve(subject, Claim::nothing()).await.unwrap();
+    let second = bench.limiter.reserve(subject, Claim::nothing()).await.unwrap();
     for _ in 0..20 {
-        let refused = bench.limiter.reserve(subject).await.unwrap_err();
+        let refused = bench
+            .limiter
+            .reserve(subject, Claim::nothing())
+            .await
+            .unwrap_err();
         assert_eq!(refused.denial.code, DenialCode::RateLimitExceeded);
         assert_eq!(
             (refused.denial.scope, refused.denial.retry_after_seconds()),
@@ -236,19 +322,19 @@ async fn concurrency_counts_from_reservation_to_drop_and_returns_the_rate_of_the
         );
     }
     drop(first);
-    let third = bench.limiter.reserve(subject).await.unwrap();
+    let third = bench.limiter.reserve(subject, Claim::nothing()).await.unwrap();
     assert_eq!(third.rate_standing().unwrap().remaining, 7);
 
     let mut other = subject;
     other.token_id = TokenId::from_bytes([9; 16]);
-    let fourth = bench.limiter.reserve(other).await.unwrap();
-    let refused = bench.limiter.reserve(other).await.unwrap_err();
+    let fourth = bench.limiter.reserve(other, Claim::nothing()).await.unwrap();
+    let refused = bench.limiter.reserve(other, Claim::nothing()).await.unwrap_err();
     assert_eq!(refused.denial.scope, Some(LimitScope::Ip));
     other.client = "192.0.2.2".parse().unwrap();
-    let fifth = bench.limiter.reserve(other).await.unwrap();
+    let fifth = bench.limiter.reserve(other, Claim::nothing()).await.unwrap();
     other.client = "192.0.2.3".parse().unwrap();
     other.token_id = TokenId::from_bytes([10; 16]);
-    let refused = bench.limiter.reserve(other).await.unwrap_err();
+    let refused = bench.limiter.reserve(other, Claim::nothing()).await.unwrap_err();
     assert_eq!(refused.denial.scope, Some(LimitScope::Global));
     drop((second, third, fourth, fifth));
     assert_eq!(bench.limiter.concurrency.len(), 0);
@@ -260,14 +346,14 @@ async fn a_fleet_of_known_size_divides_concurrency_up_and_rates_down() {
     let mut three = subject();
     three.token_limits = at_once(3);
     let held = [
-        bench.limiter.reserve(three).await.unwrap(),
-        bench.limiter.reserve(three).await.unwrap(),
+        bench.limiter.reserve(three, Claim::nothing()).await.unwrap(),
+        bench.limiter.reserve(three, Claim::nothing()).await.unwrap(),
     ];
-    assert!(bench.limiter.reserve(three).await.is_err());
+    assert!(bench.limiter.reserve(three, Claim::nothing()).await.is_err());
     drop(held);
     three.token_limits = rpm(3);
-    drop(bench.limiter.reserve(three).await.unwrap());
-    assert!(bench.limiter.reserve(three).await.is_err());
+    drop(bench.limiter.reserve(three, Claim::nothing()).await.unwrap());
+    assert!(bench.limiter.reserve(three, Claim::nothing()).await.is_err());
 }
 
 #[tokio::test]
@@ -275,10 +361,15 @@ async fn exactly_max_requests_pass_and_what_was_not_sent_is_granted_again() {
     let bench = Bench::new(|_| ());
     let mut limited = subject();
     limited.max_requests = NonZeroU64::new(20);
-    let asking = futures_util::future::join_all((0..60).map(|_| bench.limiter.reserve(limited)));
+    let asking =
+        futures_util::future::join_all((0..60).map(|_| bench.limiter.reserve(limited, Claim::nothing())));
     let mut passed: Vec<Reservation> = asking.await.into_iter().filter_map(Result::ok).collect();
     assert_eq!(passed.len(), 20);
-    let refused = bench.limiter.reserve(limited).await.unwrap_err();
+    let refused = bench
+        .limiter
+        .reserve(limited, Claim::nothing())
+        .await
+        .unwrap_err();
     assert_eq!(
         (refused.denial.code, refused.denial.retry_after),
         (DenialCode::TokenQuotaExceeded, None)
@@ -298,7 +389,7 @@ async fn a_reservation_dropped_by_a_panic_returns_its_grant_and_permits() {
     let mut limited = subject();
     limited.max_requests = NonZeroU64::new(1);
     limited.token_limits = at_once(1);
-    let reservation = bench.limiter.reserve(limited).await.unwrap();
+    let reservation = bench.limiter.reserve(limited, Claim::nothing()).await.unwrap();
     let thread = std::thread::spawn(move || {
         let _held = reservation;
         panic!("on purpose");
@@ -307,7 +398,12 @@ async fn a_reservation_dropped_by_a_panic_returns_its_grant_and_permits() {
     bench.settled().await;
     assert_eq!(bench.grants.taken(), 0);
     assert_eq!(bench.limiter.concurrency.len(), 0);
-    bench.limiter.reserve(limited).await.unwrap().mark_sent();
+    bench
+        .limiter
+        .reserve(limited, Claim::nothing())
+        .await
+        .unwrap()
+        .mark_sent();
 }
 
 #[tokio::test]
@@ -317,7 +413,7 @@ async fn a_client_that_leaves_while_its_grant_is_taken_loses_none() {
     limited.max_requests = NonZeroU64::new(1);
     bench.grants.gate.forget_permits(1);
     {
-        let mut leaving = std::pin::pin!(bench.limiter.reserve(limited));
+        let mut leaving = std::pin::pin!(bench.limiter.reserve(limited, Claim::nothing()));
         while bench.grants.taken() == 0 {
             tokio::select! { biased; _ = &mut leaving => unreachable!(), () = tokio::task::yield_now() => {} }
         }
@@ -326,7 +422,7 @@ async fn a_client_that_leaves_while_its_grant_is_taken_loses_none() {
     while bench.grants.taken() == 1 {
         tokio::task::yield_now().await;
     }
-    assert!(bench.limiter.reserve(limited).await.is_ok());
+    assert!(bench.limiter.reserve(limited, Claim::nothing()).await.is_ok());
 }
 
 #[tokio::test]
@@ -340,11 +436,15 @@ async fn a_store_that_is_away_is_503_and_costs_nothing() {
     };
     bench.grants.away.store(true, Ordering::SeqCst);
     for _ in 0..20 {
-        let refused = bench.limiter.reserve(limited).await.unwrap_err();
+        let refused = bench
+            .limiter
+            .reserve(limited, Claim::nothing())
+            .await
+            .unwrap_err();
         assert_eq!(refused.denial.code, DenialCode::StoreUnavailable);
     }
     bench.grants.away.store(false, Ordering::SeqCst);
-    let reservation = bench.limiter.reserve(limited).await.unwrap();
+    let reservation = bench.limiter.reserve(limited, Claim::nothing()).await.unwrap();
     assert_eq!(reservation.rate_standing().unwrap().remaining, 9);
     assert_eq!(reservation.permits(), 1);
 }
@@ -355,10 +455,255 @@ async fn a_store_that_hangs_is_503_after_store_timeout_and_its_grant_comes_back(
     let mut limited = subject();
     limited.max_requests = NonZeroU64::new(1);
     bench.grants.gate.forget_permits(1);
-    let refused = bench.limiter.reserve(limited).await.unwrap_err();
+    let refused = bench
+        .limiter
+        .reserve(limited, Claim::nothing())
+        .await
+        .unwrap_err();
     assert_eq!(refused.denial.code, DenialCode::StoreUnavailable);
     bench.grants.gate.add_permits(1);
     while bench.grants.taken() == 1 {
         tokio::task::yield_now().await;
     }
+}
+
+const NOON: &str = "2026-11-27T12:00:00Z";
+
+fn somebody_else() -> Subject {
+    Subject {
+        token_id: TokenId::random(),
+        project_id: ProjectId::random(),
+        ..subject()
+    }
+}
+
+fn payer(subject: Subject, token: Option<i64>, project: Option<i64>) -> Payer {
+    let budget = |nano_usd| Budget {
+        nano_usd,
+        period: BudgetPeriod::Day,
+    };
+    Payer {
+        token_id: subject.token_id,
+        project_id: subject.project_id,
+        token_budget: token.map(budget),
+        project_budget: project.map(budget),
+    }
+}
+
+fn bound(nanos: i64, declared: bool) -> Bound {
+    Bound {
+        most: Some(NanoUsd::from_nanos(nanos)),
+        declared,
+    }
+}
+
+impl Bench {
+    fn rich(change: impl FnOnce(&mut LimitSettings)) -> Self {
+        let bench = Self::new(change);
+        bench.clock.jump_wall(Timestamp::parse_rfc3339(NOON).unwrap());
+        bench
+    }
+
+    async fn spend(&self, payer: Payer, bound: Bound, limited: Subject) -> Result<Reservation, Refused> {
+        let claim = self.limiter.claim(payer, bound).await;
+        self.limiter.reserve(limited, claim).await
+    }
+
+    fn pay(&self, mut reservation: Reservation, payer: Payer, cost: i64) {
+        let cost = NanoUsd::from_nanos(cost);
+        self.limiter
+            .charge(Some(&mut reservation), payer.token_id, payer.project_id, cost);
+    }
+}
+
+#[tokio::test]
+async fn a_budget_counts_what_was_spent_before_and_what_is_reserved() {
+    let bench = Bench::rich(|_| {});
+    let one = subject();
+    let day = Timestamp::parse_rfc3339(NOON).unwrap().as_micros() / 86_400_000_000;
+    let before = Spending {
+        total: NanoUsd::from_nanos(500),
+        days: vec![
+            (day - 1, NanoUsd::from_nanos(400)),
+            (day, NanoUsd::from_nanos(40)),
+        ],
+    };
+    bench.ledger.spent.lock().insert(one.token_id.to_string(), before);
+    let payer = payer(one, Some(100), None);
+    let first = bench.spend(payer, bound(30, true), one).await.unwrap();
+    assert_eq!(first.reserved(), Some(NanoUsd::from_nanos(30)));
+    let refused = bench.spend(payer, bound(31, true), one).await.unwrap_err().denial;
+    assert_eq!(refused.code, DenialCode::RateLimitExceeded);
+    assert_eq!(refused.retry_after, Some(Duration::from_secs(1)));
+    let refused = bench.spend(payer, bound(61, true), one).await.unwrap_err().denial;
+    assert_eq!(refused.code, DenialCode::BudgetExceeded);
+    let standing = refused.budget.unwrap();
+    assert_eq!(standing.left, NanoUsd::from_nanos(60));
+    assert_eq!(standing.resets_at.unwrap().to_string(), "2026-11-28T00:00:00Z");
+    bench.pay(first, payer, 10);
+    let second = bench.spend(payer, bound(50, true), one).await.unwrap();
+    drop(second);
+    assert!(
+        bench.spend(payer, bound(50, true), one).await.is_ok(),
+        "what is dropped is free"
+    );
+    assert_eq!(bench.ledger.reads.load(Ordering::SeqCst), 1, "it is read once");
+    assert_eq!(bench.limiter.statistics().budgets.reserved, NanoUsd::ZERO);
+}
+
+#[tokio::test]
+async fn the_tightest_of_token_project_and_installation_decides_and_refusals_take_nothing() {
+    let bench = Bench::rich(|settings| {
+        settings.budgets.installation = Some(Budget {
+            nano_usd: 100,
+            period: BudgetPeriod::Month,
+        });
+    });
+    let (one, other) = (subject(), somebody_else());
+    let rich = payer(one, Some(1000), Some(60));
+    let held = bench.spend(rich, bound(60, true), one).await.unwrap();
+    assert_eq!(
+        held.reserved(),
+        Some(NanoUsd::from_nanos(60)),
+        "all of what the project has"
+    );
+    let unlimited = payer(other, None, None);
+    let refused = bench
+        .spend(unlimited, bound(41, true), other)
+        .await
+        .unwrap_err()
+        .denial;
+    assert_eq!(refused.scope, Some(LimitScope::Global));
+    let mut rest = bench.spend(unlimited, bound(30, true), other).await.unwrap();
+    assert!(!rest.reserve_more(NanoUsd::from_nanos(11)));
+    assert!(rest.reserve_more(NanoUsd::from_nanos(10)));
+    assert_eq!(rest.reserved(), Some(NanoUsd::from_nanos(40)));
+    bench.pay(rest, unlimited, 40);
+    bench.pay(held, rich, 60);
+    let refused = bench
+        .spend(unlimited, bound(0, false), other)
+        .await
+        .unwrap_err()
+        .denial;
+    assert_eq!(refused.code, DenialCode::BudgetExceeded);
+    let warnings = bench.ledger.warnings.lock().clone();
+    assert_eq!(
+        warnings,
+        [(LimitScope::Project, 100), (LimitScope::Global, 100)],
+        "the token has spent little of its own"
+    );
+    let statistics = bench.limiter.statistics().budgets;
+    assert_eq!((statistics.warned_80, statistics.warned_100), (0, 2));
+}
+
+#[tokio::test]
+async fn quota_refuses_before_the_budget_and_what_the_budget_refuses_costs_no_quota_and_no_rate() {
+    let bench = Bench::rich(|_| {});
+    let limited = Subject {
+        max_requests: NonZeroU64::new(1),
+        token_limits: rpm(1),
+        ..subject()
+    };
+    let payer = payer(limited, Some(10), None);
+    for _ in 0..5 {
+        let refused = bench
+            .spend(payer, bound(11, true), limited)
+            .await
+            .unwrap_err()
+            .denial;
+        assert_eq!(refused.code, DenialCode::BudgetExceeded);
+        assert_eq!(bench.grants.taken(), 0);
+    }
+    let mut reservation = bench.spend(payer, bound(10, true), limited).await.unwrap();
+    reservation.mark_sent();
+    bench.pay(reservation, payer, 10);
+    let unlimited_rate = Subject {
+        token_limits: Limits::default(),
+        ..limited
+    };
+    let refused = bench
+        .spend(payer, bound(1, true), unlimited_rate)
+        .await
+        .unwrap_err()
+        .denial;
+    assert_eq!(refused.code, DenialCode::TokenQuotaExceeded);
+}
+
+#[tokio::test]
+async fn a_budget_that_cannot_be_read_is_503_and_one_that_is_known_goes_on() {
+    let bench = Bench::rich(|_| {});
+    let (one, other) = (subject(), somebody_else());
+    drop(
+        bench
+            .spend(payer(one, Some(10), None), bound(1, true), one)
+            .await
+            .unwrap(),
+    );
+    bench.ledger.away.store(true, Ordering::SeqCst);
+    assert!(
+        bench
+            .spend(payer(one, Some(10), None), bound(1, true), one)
+            .await
+            .is_ok()
+    );
+    let refused = bench
+        .spend(payer(other, Some(10), None), bound(1, true), other)
+        .await
+        .unwrap_err()
+        .denial;
+    assert_eq!(refused.code, DenialCode::StoreUnavailable);
+    bench.ledger.away.store(false, Ordering::SeqCst);
+    assert!(
+        bench
+            .spend(payer(other, Some(10), None), bound(1, true), other)
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test]
+async fn what_ran_before_the_budget_was_given_counts_when_it_ends() {
+    let bench = Bench::rich(|_| {});
+    let one = subject();
+    let without = bench
+        .spend(payer(one, None, None), bound(5, true), one)
+        .await
+        .unwrap();
+    assert_eq!(without.reserved(), None);
+    let with = payer(one, Some(10), None);
+    drop(bench.spend(with, bound(1, true), one).await.unwrap());
+    bench.pay(without, with, 8);
+    assert!(bench.spend(with, bound(3, true), one).await.is_err());
+    assert!(bench.spend(with, bound(2, true), one).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_thousand_first_requests_at_once_share_what_is_there() {
+    let bench = Bench::rich(|_| {});
+    let one = subject();
+    let with = payer(one, Some(100), None);
+    let asking = futures_util::future::join_all((0..1000).map(|_| bench.spend(with, bound(7, true), one)));
+    let passed = asking
+        .await
+        .into_iter()
+        .filter_map(Result::ok)
+        .collect::<Vec<_>>();
+    assert_eq!(passed.len(), 14);
+    assert_eq!(bench.ledger.reads.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn of_requests_that_declare_nothing_one_at_a_time_may_spend_too_much() {
+    let bench = Bench::rich(|_| {});
+    let one = subject();
+    let with = payer(one, Some(100), Some(40));
+    let small = bench.spend(with, bound(30, true), one).await.unwrap();
+    let large = bench.spend(with, bound(500, false), one).await.unwrap();
+    let sure = large.reserved();
+    assert_eq!(sure, Some(NanoUsd::from_nanos(10)), "what the tightest can give");
+    bench.pay(small, with, 1);
+    let refused = bench.spend(with, bound(1, false), one).await.unwrap_err().denial;
+    assert_eq!(refused.code, DenialCode::RateLimitExceeded);
+    bench.pay(large, with, 20);
+    assert!(bench.spend(with, bound(19, true), one).await.is_ok());
 }

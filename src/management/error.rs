@@ -65,9 +65,6 @@ pub enum ApiError {
         /// What was probably meant.
         nearest: Option<String>,
     },
-    /// A field whose capability is not in this version.
-    #[error("`{0}` is not supported in this version")]
-    NotSupported(&'static str),
     /// A value that breaks a rule.
     #[error("{0}")]
     Invalid(String),
@@ -155,7 +152,6 @@ impl ApiError {
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::InvalidBody { .. }
             | Self::UnknownField { .. }
-            | Self::NotSupported(_)
             | Self::Invalid(_)
             | Self::Rule(..)
             | Self::ConfigurationRefused(_) => StatusCode::BAD_REQUEST,
@@ -178,7 +174,6 @@ impl ApiError {
             Self::BodyTimeout => Some("body_timeout"),
             Self::InvalidBody { .. } => Some("invalid_json"),
             Self::UnknownField { .. } => Some("unknown_field"),
-            Self::NotSupported(_) => Some("not_supported"),
             Self::Invalid(_) | Self::Rule(..) => Some("invalid_value"),
             Self::Conflict(_) => Some("conflict"),
             Self::ProjectInactive(_) => Some("project_inactive"),
@@ -225,7 +220,6 @@ impl ApiError {
             Self::InvalidBody { message, .. } => put("message", message.as_str().into()),
             Self::Rule(_, message) => put("message", (*message).into()),
             Self::UnknownField { field, .. } => put("field", field.as_str().into()),
-            Self::NotSupported(field) => put("field", (*field).into()),
             Self::ConfigurationRefused(errors) => put("errors", errors.clone().into()),
             Self::Store(trouble) => put("reason", trouble.kind().into()),
             _ => {}

@@ -34,7 +34,7 @@ use crate::store::{
     AuditFilter, AuditStore, GrantOutcome, Grants, Page, Paged, ProjectStore, StoreError, StoredPrincipal,
     TokenFilter, TokenStore,
 };
-use crate::store::{LedgerStore, RecordFilter, UsageQuery, UsageRow};
+use crate::store::{LedgerStore, RecordFilter, Spending, UsageQuery, UsageRow};
 
 pub const ADMIN: &str = "admin-token-for-tests";
 pub const VIEWER: &str = "viewer-token-for-tests";
@@ -408,6 +408,15 @@ impl LedgerStore for World {
     async fn spent(&self, _: Vec<String>) -> Result<HashMap<String, NanoUsd>, StoreError> {
         self.check()?;
         Ok(HashMap::new())
+    }
+
+    async fn spending(&self, _: &str, _: i64) -> Result<Spending, StoreError> {
+        self.check()?;
+        Ok(Spending::default())
+    }
+
+    async fn forget_spend_before(&self, _: i64) -> Result<(), StoreError> {
+        self.check()
     }
 
     async fn prune(&self, _: Timestamp) -> Result<u64, StoreError> {

@@ -93,14 +93,6 @@ impl JsonFields {
             _ => self.optional(name, read),
         }
     }
-
-    /// Refuses a field whose capability is not in this version, unless it says nothing.
-    pub fn refuse_unsupported(&self, name: &'static str) -> Result<(), ApiError> {
-        match self.fields.get(name) {
-            None | Some(Value::Null) => Ok(()),
-            Some(_) => Err(ApiError::NotSupported(name)),
-        }
-    }
 }
 
 /// Refuses the first field that is not in `known`; `around` is the dotted name of the object around it.

@@ -7,7 +7,7 @@ pub mod access;
 pub mod answer;
 pub mod audit;
 pub mod audit_writer;
-
+pub mod budget_view;
 pub mod cache;
 pub mod configuration;
 pub mod error;

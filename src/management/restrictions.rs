@@ -1,4 +1,4 @@
-//! Reads what tokens and projects have in common: limits, globs, paths, addresses, notes.
+//! Reads what tokens and projects have in common: limits, budgets, globs, paths, addresses, notes.
 
 use std::num::{NonZeroU32, NonZeroU64};
 
@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use super::error::ApiError;
 use super::json_fields::{JsonFields, object, refuse_unknown, shortened, texts, wrong_type};
-use crate::domain::Glob;
-use crate::domain::patch::{Change, LimitsPatch};
+use crate::domain::patch::{BudgetPatch, Change, LimitsPatch};
+use crate::domain::{Budget, BudgetPeriod, Glob, Limits};
 
 /// Characters of a name at most.
 const LONGEST_NAME: usize = 255;
@@ -77,17 +77,86 @@ pub fn networks(field: &'static str, value: &Value) -> Result<Vec<IpNet>, ApiErr
 pub fn limits(field: &'static str, value: &Value) -> Result<LimitsPatch, ApiError> {
     let limits = object(field, value)?;
     refuse_unknown(limits, &["rpm", "tpm", "concurrency"], &format!("{field}."))?;
-    if !matches!(limits.get("tpm"), None | Some(Value::Null)) {
-        return Err(ApiError::NotSupported("limits.tpm"));
-    }
     Ok(LimitsPatch {
         rpm: limit("limits.rpm", limits.get("rpm"))?,
-        tpm: Change::Keep,
+        tpm: wide_limit("limits.tpm", limits.get("tpm"))?,
         concurrency: limit("limits.concurrency", limits.get("concurrency"))?,
     })
 }
 
+/// Money as a merge patch; `has_one`: there is a budget already, of which parts may be changed.
+pub fn budget(field: &'static str, value: &Value, has_one: bool) -> Result<BudgetPatch, ApiError> {
+    let budget = object(field, value)?;
+    refuse_unknown(budget, &["usd", "period"], &format!("{field}."))?;
+    let needed = |name: &str| {
+        ApiError::Invalid(format!(
+            "`{field}.{name}` is missing; write `{{\"usd\": 10, \"period\": \"month\"}}`, or null for no budget"
+        ))
+    };
+    let usd = match budget.get("usd") {
+        None if has_one => None,
+        None | Some(Value::Null) => return Err(needed("usd")),
+        Some(usd) => Some(dollars(&format!("{field}.usd"), usd)?),
+    };
+    let period = match budget.get("period") {
+        None if has_one => None,
+        None | Some(Value::Null) => return Err(needed("period")),
+        Some(period) => Some(budget_period(&format!("{field}.period"), period)?),
+    };
+    Ok(BudgetPatch {
+        nano_usd: usd,
+        period,
+    })
+}
+
+fn dollars(field: &str, value: &Value) -> Result<i64, ApiError> {
+    let usd = value
+        .as_f64()
+        .ok_or_else(|| wrong_type(field, "a number", value))?;
+    Budget::nanos_of_usd(usd).ok_or_else(|| {
+        ApiError::Invalid(format!(
+            "`{field}` must be from 0 to {}; found `{usd}`",
+            Budget::MOST_USD
+        ))
+    })
+}
+
+fn budget_period(field: &str, value: &Value) -> Result<BudgetPeriod, ApiError> {
+    let text = value
+        .as_str()
+        .ok_or_else(|| wrong_type(field, "a string", value))?;
+    [
+        BudgetPeriod::Day,
+        BudgetPeriod::Week,
+        BudgetPeriod::Month,
+        BudgetPeriod::Total,
+    ]
+    .into_iter()
+    .find(|period| period.as_str() == text)
+    .ok_or_else(|| {
+        ApiError::Invalid(format!(
+            "`{field}` must be `day`, `week`, `month` or `total`; found `{}`",
+            shortened(text)
+        ))
+    })
+}
+
 fn limit(field: &str, value: Option<&Value>) -> Result<Change<NonZeroU32>, ApiError> {
+    positive(field, value, u64::from(u32::MAX), |number| {
+        u32::try_from(number).ok().and_then(NonZeroU32::new)
+    })
+}
+
+fn wide_limit(field: &str, value: Option<&Value>) -> Result<Change<NonZeroU64>, ApiError> {
+    positive(field, value, Limits::MOST_TPM, NonZeroU64::new)
+}
+
+fn positive<T>(
+    field: &str,
+    value: Option<&Value>,
+    most: u64,
+    of: impl FnOnce(u64) -> Option<T>,
+) -> Result<Change<T>, ApiError> {
     let Some(value) = value else {
         return Ok(Change::Keep);
     };
@@ -97,14 +166,14 @@ fn limit(field: &str, value: Option<&Value>) -> Result<Change<NonZeroU32>, ApiEr
     let number = value
         .as_i64()
         .ok_or_else(|| wrong_type(field, "an integer", value))?;
-    u32::try_from(number)
+    u64::try_from(number)
         .ok()
-        .and_then(NonZeroU32::new)
+        .filter(|number| *number <= most)
+        .and_then(of)
         .map(Change::Set)
         .ok_or_else(|| {
             ApiError::Invalid(format!(
-                "`{field}` must be from 1 to {}; found `{number}`; leave it out for no limit",
-                u32::MAX
+                "`{field}` must be from 1 to {most}; found `{number}`; leave it out for no limit"
             ))
         })
 }

@@ -102,6 +102,53 @@ pub fn prompt_tokens(body: &[Bytes]) -> u64 {
     tally.tokens() + 3 * messages
 }
 
+/// At most so many tokens has a request's prompt: all its words, names of members included, and what pictures may have.
+pub fn prompt_bound(body: &[Bytes]) -> u64 {
+    let bytes = body.concat();
+    let Ok(document) = serde_json::from_slice::<serde_json::Value>(&bytes) else {
+        return bytes.len() as u64;
+    };
+    let mut text = Vec::new();
+    let mut pictures = 0;
+    gather_all(&document, &mut text, &mut pictures);
+    let words = super::tokenizer::count(&String::from_utf8_lossy(&text));
+    // each member and item may be wrapped in a few tokens of the provider's own
+    words.saturating_add(pictures * PICTURE_TOKENS).saturating_add(16)
+}
+
+/// Tokens of a picture or document at most, as far as providers say.
+const PICTURE_TOKENS: u64 = 5_000;
+
+fn gather_all(value: &serde_json::Value, text: &mut Vec<u8>, pictures: &mut u64) {
+    match value {
+        serde_json::Value::String(string) => {
+            if string.len() > LONGEST_WORD && !string.contains(char::is_whitespace) {
+                *pictures += 1;
+            } else {
+                text.extend_from_slice(string.as_bytes());
+            }
+            text.extend_from_slice(b"\n\n");
+        }
+        serde_json::Value::Array(values) => {
+            for value in values {
+                gather_all(value, text, pictures);
+            }
+        }
+        serde_json::Value::Object(members) => {
+            let is_picture = ["image_url", "source", "file", "input_audio"]
+                .iter()
+                .any(|name| members.contains_key(*name));
+            *pictures += u64::from(is_picture);
+            for (name, value) in members {
+                text.extend_from_slice(name.as_bytes());
+                text.extend_from_slice(b": ");
+                gather_all(value, text, pictures);
+            }
+        }
+        other => text.extend_from_slice(other.to_string().as_bytes()),
+    }
+}
+
 /// Members that hold text a model reads.
 fn is_read(name: &str) -> bool {
     !matches!(
@@ -174,6 +221,26 @@ mod tests {
         let metered = meter.count(&[]);
         assert_eq!((metered.usage.prompt, metered.usage.completion), (50, 5));
         assert!(metered.estimated);
+    }
+
+    #[test]
+    fn the_bound_of_a_prompt_is_above_what_is_counted_and_below_its_bytes() {
+        let text = "The quick brown fox jumps over the lazy dog. ".repeat(200);
+        let body = serde_json::json!({"model": "gpt-4o", "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": text},
+        ], "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]});
+        let body = [Bytes::from(body.to_string())];
+        let bound = prompt_bound(&body);
+        assert!(bound >= prompt_tokens(&body), "{bound}");
+        assert!(bound * 3 < body[0].len() as u64, "{bound}");
+        let picture = format!(
+            r#"{{"messages":[{{"image_url":{{"url":"{}"}}}}]}}"#,
+            "A".repeat(1_000_000)
+        );
+        let bound = prompt_bound(&[Bytes::from(picture)]);
+        assert!((PICTURE_TOKENS..3 * PICTURE_TOKENS).contains(&bound), "{bound}");
+        assert_eq!(prompt_bound(&[Bytes::from_static(b"no json")]), 7);
     }
 
     #[test]

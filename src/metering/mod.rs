@@ -6,5 +6,5 @@ pub mod meter;
 pub mod tokenizer;
 
 pub use counters::UsageCounters;
-pub use ledger::Ledger;
+pub use ledger::{Ledger, Opened, Reserved};
 pub use meter::{Meter, Metered};

@@ -124,9 +124,9 @@ impl EdgeProxy {
         Self::admit_state(session, ctx, &caller, &request_path)?;
         self.admit_body(session, ctx, &caller, &request_path).await?;
         let route = Self::admit_model(session, ctx, &caller, &request_path)?;
-        ctx.caller = Some(caller);
         ctx.outcome.public_model = route.public_name().cloned();
-        Self::admit_price(ctx, &route)?;
+        self.admit_price(ctx, &caller, &session.req_header().method, &route)?;
+        ctx.caller = Some(caller);
         ctx.destination = Some(route);
         self.plan_cache(session, ctx).await?;
         Ok(Admitted::Onward)

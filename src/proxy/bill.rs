@@ -8,15 +8,14 @@ use super::EdgeProxy;
 use super::body::RequestBody;
 use super::ctx::RequestCtx;
 use super::outcome::Ending;
+use crate::dialect::paths::{Family, Inference};
 use crate::dialect::sse::StreamKind;
-use crate::domain::{
-    AttemptRecord, Clock, Denial, DenialCode, Dialect, ModelPrice, NanoUsd, PathClass, Priced, TokenUsage,
-    UsageRecord,
-};
+use crate::domain::{AttemptRecord, Clock, Dialect, ModelPrice, NanoUsd, Priced, TokenUsage, UsageRecord};
+use crate::limit::Limiter;
 use crate::metering::meter::prompt_tokens;
-use crate::metering::{Ledger, Meter, Metered};
+use crate::metering::{Ledger, Meter, Metered, Opened};
 use crate::upstream::catalogue::Target;
-use crate::upstream::{KeyOwner, Provider, Route};
+use crate::upstream::{KeyOwner, Provider};
 
 /// Longest of the client's words that are recorded, in characters.
 const MOST_CHARACTERS: usize = 256;
@@ -30,6 +29,8 @@ pub struct Bill {
     attempts: Vec<AttemptRecord>,
     /// The attempt that left for a provider and whose end is not known.
     under_way: Option<UnderWay>,
+    /// What it has reserved, on disk.
+    pub(super) opened: Option<Opened>,
     /// Its record is made.
     settled: bool,
     /// What it came to.
@@ -55,6 +56,7 @@ struct UnderWay {
 /// What a record is made with when no hook comes any more.
 struct Closer {
     ledger: Arc<Ledger>,
+    limiter: Arc<Limiter>,
     clock: Arc<dyn Clock>,
 }
 
@@ -113,6 +115,13 @@ impl Bill {
         self.under_way.as_mut()?.meter.as_mut()
     }
 
+    /// What the last attempt cost that came to nothing.
+    pub(super) fn last_attempt_cost(&self) -> NanoUsd {
+        self.attempts.last().map_or(NanoUsd::ZERO, |attempt| {
+            NanoUsd::from_nanos(attempt.cost_nano_usd)
+        })
+    }
+
     /// Whether a record is still to be made.
     pub(super) fn is_open(&self) -> bool {
         !self.settled && (self.under_way.is_some() || !self.attempts.is_empty())
@@ -127,6 +136,7 @@ impl EdgeProxy {
         if ctx.bill.closer.is_none() {
             ctx.bill.closer = Some(Closer {
                 ledger: Arc::clone(&self.ledger),
+                limiter: Arc::clone(&self.limiter),
                 clock: Arc::clone(&self.clock),
             });
         }
@@ -139,7 +149,7 @@ impl EdgeProxy {
         let Some(status) = ctx.bill.under_way.as_ref().map(|attempt| attempt.to.status) else {
             return;
         };
-        let unanswered = status == 0 && is_priced_path(ctx);
+        let unanswered = status == 0 && is_priced(ctx);
         let prompt = if unanswered {
             let body = request_body(ctx);
             counted(move || prompt_tokens(&body)).await.unwrap_or(0)
@@ -190,7 +200,12 @@ impl EdgeProxy {
             usage: record.usage,
             cost: record.cost,
         });
-        self.ledger.record(record).await;
+        let (token, project, cost) = (record.token_id, record.project_id, record.cost);
+        let opened = ctx.bill.opened.take();
+        self.ledger.record(record, opened).await;
+        // WHY: here and where a request is dropped: nowhere else does what was reserved become a cost
+        self.limiter
+            .charge(ctx.reservation.as_mut(), token, project, cost);
     }
 
     async fn read_meter(ctx: &RequestCtx, meter: Meter, status: u16) -> Metered {
@@ -215,7 +230,7 @@ impl EdgeProxy {
     }
 
     fn price(&self, ctx: &RequestCtx, attempt: &Asked, metered: Metered) -> AttemptRecord {
-        let whole = (200..300).contains(&attempt.status) && is_priced_path(ctx);
+        let whole = (200..300).contains(&attempt.status) && is_priced(ctx);
         let nothing = metered.usage.is_zero();
         match price_of(ctx, attempt) {
             Some(_) if whole && nothing => {
@@ -232,40 +247,6 @@ impl EdgeProxy {
             _ => {}
         }
         attempt_record(ctx, attempt, metered)
-    }
-
-    /// Whether the model has a price, where that is asked for.
-    pub(super) fn admit_price(ctx: &RequestCtx, route: &Route) -> Result<(), Denial> {
-        let settings = &ctx.snapshot.settings.prices;
-        if !settings.refuses_unknown() || !is_priced_path(ctx) {
-            return Ok(());
-        }
-        let asked = ctx.asked_model();
-        let asked = asked.as_deref().unwrap_or("");
-        let has_price = |target: &Target| {
-            target.provider.dialect == Dialect::Demo
-                || settings
-                    .prices
-                    .find(Priced {
-                        public: asked,
-                        provider: &target.provider.name,
-                        family: family(target.provider.dialect),
-                        model: target.model.as_deref().unwrap_or(asked),
-                    })
-                    .is_some()
-        };
-        match route.usable().find(|target| !has_price(target)) {
-            None => Ok(()),
-            Some(target) => Err(Denial::new(
-                DenialCode::PriceUnknown,
-                format!(
-                    "model `{}` of upstream `{}` has no price, and the operator refuses such models (`prices.unknown: refuse`)",
-                    shortened(target.model.as_deref().unwrap_or(asked)),
-                    target.provider.name
-                ),
-            )
-            .with_param("model")),
-        }
     }
 
     /// The request is over, whatever became of it: what is not recorded yet is.
@@ -313,7 +294,7 @@ fn attempt_record(ctx: &RequestCtx, attempt: &Asked, metered: Metered) -> Attemp
 
 /// Refusals of a provider cost nothing; an answer that never came may have.
 fn may_cost(ctx: &RequestCtx, status: u16) -> bool {
-    ((200..300).contains(&status) || status == 0) && is_priced_path(ctx)
+    ((200..300).contains(&status) || status == 0) && is_priced(ctx)
 }
 
 /// Records a request that goes away unsettled.
@@ -346,7 +327,11 @@ pub(super) fn settle_dropped(ctx: &mut RequestCtx) {
         ctx.bill.attempts.push(record);
     }
     if let Some(record) = record_of(ctx, true, &*closer.clock) {
-        closer.ledger.offer(record);
+        let (token, project, cost) = (record.token_id, record.project_id, record.cost);
+        closer.ledger.offer(record, ctx.bill.opened.take());
+        closer
+            .limiter
+            .charge(ctx.reservation.as_mut(), token, project, cost);
     }
 }
 
@@ -391,11 +376,11 @@ fn record_of(ctx: &mut RequestCtx, cut: bool, clock: &dyn Clock) -> Option<Usage
 }
 
 /// Counts off the threads that serve requests.
-async fn counted<T: Send + 'static>(count: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+pub(super) async fn counted<T: Send + 'static>(count: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(count).await.ok()
 }
 
-fn request_body(ctx: &RequestCtx) -> Vec<Bytes> {
+pub(super) fn request_body(ctx: &RequestCtx) -> Vec<Bytes> {
     match &ctx.body {
         RequestBody::Held(held) => vec![held.bytes.clone()],
         RequestBody::Unread | RequestBody::Streamed => Vec::new(),
@@ -403,13 +388,20 @@ fn request_body(ctx: &RequestCtx) -> Vec<Bytes> {
 }
 
 /// Whether calls of this path are paid by the token.
-fn is_priced_path(ctx: &RequestCtx) -> bool {
-    ctx.path
-        .as_ref()
-        .is_some_and(|path| path.class == PathClass::Inference && path.path != "/v1/messages/count_tokens")
+pub(super) fn is_priced(ctx: &RequestCtx) -> bool {
+    ctx.path.as_ref().is_some_and(|path| match path.facts.family {
+        Family::Inference(Inference::CountTokens | Inference::Moderations)
+        | Family::ModelList
+        | Family::ModelById
+        | Family::Stateful
+        | Family::Unknown => false,
+        // `/v1/responses/input_tokens` counts, and answers nothing
+        Family::Inference(_) => !path.path.ends_with("/input_tokens"),
+        Family::Realtime => true,
+    })
 }
 
-fn family(dialect: Dialect) -> &'static str {
+pub(super) fn family(dialect: Dialect) -> &'static str {
     match dialect {
         Dialect::OpenAi => "openai",
         Dialect::Anthropic => "anthropic",
@@ -418,7 +410,7 @@ fn family(dialect: Dialect) -> &'static str {
     }
 }
 
-fn shortened(text: &str) -> String {
+pub(super) fn shortened(text: &str) -> String {
     text.chars().take(MOST_CHARACTERS).collect()
 }
 

@@ -49,6 +49,7 @@ mod record;
 mod reject;
 mod reserve;
 mod session_watch;
+mod spend;
 
 /// Whether requests that arrive now are still served.
 pub trait DrainView: Send + Sync + 'static {

@@ -21,13 +21,15 @@ impl EdgeProxy {
         denial: Denial,
     ) -> pingora_core::Result<()> {
         ctx.outcome.refusal = Some(denial.code);
-        // free before the client hears of it
-        ctx.reservation = None;
         ctx.outcome.origin = Origin::Proxy;
+        ctx.outcome.status = denial.code.status();
+        // attempts that came to nothing are paid, and everything else is free, before the client hears of it
+        self.settle_bill(ctx, false).await;
+        ctx.reservation = None;
         if let Some(scope) = denial.scope {
             self.metrics.count_rate_limited(scope);
         }
-        let body = render_denial(ctx.arrival.dialect, &denial, ctx.arrival.request_id(), &[]);
+        let body = render_denial(ctx.arrival.dialect, &denial, ctx.arrival.request_id());
         let mut head = ResponseHeader::build_no_case(denial.code.status(), Some(24))?;
         head.insert_header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
         head.insert_header(

@@ -1,7 +1,8 @@
-//! The one admission point before a provider: rates, concurrency and quota of token and project.
+//! The one admission point before a provider: rates, concurrency, quota and budgets.
 
 use super::EdgeProxy;
 use super::ctx::RequestCtx;
+use super::spend::payer;
 use crate::domain::{Denial, DenialCode};
 use crate::limit::Subject;
 
@@ -29,11 +30,12 @@ impl EdgeProxy {
             max_requests: principal.max_requests,
             client: ctx.arrival.client,
         };
-        match self.limiter.reserve(subject).await {
+        let claim = self.claim(ctx, payer(principal)).await;
+        match self.limiter.reserve(subject, claim).await {
             Ok(reservation) => {
                 ctx.outcome.rate = reservation.rate_standing();
                 ctx.reservation = Some(reservation);
-                Ok(())
+                self.keep_reserved(ctx).await
             }
             Err(refused) => {
                 ctx.outcome.rate = refused.rate;

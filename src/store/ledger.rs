@@ -10,6 +10,12 @@ use crate::domain::{NanoUsd, ProjectId, RecordId, Timestamp, TokenId, TokenUsage
 /// Microseconds of an hour.
 pub(super) const HOUR_MICROS: i64 = 3_600_000_000;
 
+/// The subject under which everything that was spent is added up.
+pub const INSTALLATION: &str = "installation";
+
+/// How many days what was spent on each of them is kept: longer than any period of a budget but `total`.
+pub const SPEND_DAYS_KEPT: i64 = 40;
+
 /// By what usage is added up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum UsageGroup {
@@ -70,6 +76,15 @@ pub struct UsageRow {
     pub sums: UsageSums,
 }
 
+/// What a token, a project or the installation has spent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Spending {
+    /// In all.
+    pub total: NanoUsd,
+    /// On each day (since 1970) on which anything was.
+    pub days: Vec<(i64, NanoUsd)>,
+}
+
 /// Which records a list shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RecordFilter {
@@ -97,34 +112,57 @@ pub trait LedgerStore: Send + Sync + 'static {
     async fn records(&self, filter: &RecordFilter, page: Page) -> Result<Paged<UsageRecord>, StoreError>;
     /// What these tokens or projects have spent in all; who has spent nothing is left out.
     async fn spent(&self, subjects: Vec<String>) -> Result<HashMap<String, NanoUsd>, StoreError>;
+    /// What one of them, or [`INSTALLATION`], has spent in all and on each day since `first_day`.
+    async fn spending(&self, subject: &str, first_day: i64) -> Result<Spending, StoreError>;
+    /// Forgets what was spent on single days before this one.
+    async fn forget_spend_before(&self, day: i64) -> Result<(), StoreError>;
     /// Deletes a bounded number of records that were over before `before`; their sums stay. Answers how many.
     async fn prune(&self, before: Timestamp) -> Result<u64, StoreError>;
 }
 
-/// The parts of a time range: whole hours, that the sums by the hour answer, and what is left at its ends.
+/// The parts of a time range: whole days and hours, that sums answer, and what is left at its ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
+    /// Days since 1970, `from..to`.
+    Days(i64, i64),
     /// Hours since 1970, `from..to`.
     Hours(i64, i64),
     /// Microseconds since 1970, `from..to`.
     Micros(i64, i64),
 }
 
-/// Splits a range so that each record is in one part. Without an end it goes on for ever.
-pub(super) fn parts(start: Option<Timestamp>, end: Option<Timestamp>) -> Vec<Part> {
+/// Hours of a day.
+const DAY_HOURS: i64 = 24;
+
+/// Splits a query's range so that each record is in one part. Without an end it goes on for ever.
+pub(super) fn parts(query: &UsageQuery) -> Vec<Part> {
     // beyond any clock, and far enough from the end of the numbers
     const FAR: i64 = i64::MAX / 2;
-    let start = start.map_or(-FAR, Timestamp::as_micros);
-    let end = end.map_or(FAR, Timestamp::as_micros);
+    let start = query.start.map_or(-FAR, Timestamp::as_micros);
+    let end = query.end.map_or(FAR, Timestamp::as_micros);
     if start >= end {
         return Vec::new();
     }
-    let first = -(-start).div_euclid(HOUR_MICROS);
-    let last = end.div_euclid(HOUR_MICROS);
+    let up = |number: i64, unit: i64| -(-number).div_euclid(unit);
+    let (first, last) = (up(start, HOUR_MICROS), end.div_euclid(HOUR_MICROS));
     if first >= last {
         return vec![Part::Micros(start, end)];
     }
-    let mut parts = vec![Part::Hours(first, last)];
+    let mut parts = Vec::with_capacity(5);
+    // the sums by the day do not know tokens
+    let by_token = query.group_by.contains(&UsageGroup::Token);
+    let (first_day, last_day) = (up(first, DAY_HOURS), last.div_euclid(DAY_HOURS));
+    if by_token || first_day >= last_day {
+        parts.push(Part::Hours(first, last));
+    } else {
+        parts.push(Part::Days(first_day, last_day));
+        if first < first_day * DAY_HOURS {
+            parts.push(Part::Hours(first, first_day * DAY_HOURS));
+        }
+        if last_day * DAY_HOURS < last {
+            parts.push(Part::Hours(last_day * DAY_HOURS, last));
+        }
+    }
     if start < first * HOUR_MICROS {
         parts.push(Part::Micros(start, first * HOUR_MICROS));
     }
@@ -132,6 +170,11 @@ pub(super) fn parts(start: Option<Timestamp>, end: Option<Timestamp>) -> Vec<Par
         parts.push(Part::Micros(last * HOUR_MICROS, end));
     }
     parts
+}
+
+/// The days that a budget looks at, the first of them given: bounded, whatever the clock says.
+pub(super) fn days_looked_at(first_day: i64) -> Vec<i64> {
+    (first_day..first_day.saturating_add(SPEND_DAYS_KEPT)).collect()
 }
 
 /// The columns that a query groups by, in a table whose rows have this number of a day.
@@ -192,26 +235,41 @@ mod tests {
 
     #[test]
     fn a_range_falls_into_parts_that_neither_overlap_nor_leave_gaps() {
-        let at = |micros: i64| Some(Timestamp::from_micros(micros));
         let hour = HOUR_MICROS;
-        assert_eq!(parts(at(hour), at(3 * hour)), [Part::Hours(1, 3)]);
+        let query = |start: i64, end: i64, group_by: &[UsageGroup]| UsageQuery {
+            group_by: group_by.to_vec(),
+            start: Some(Timestamp::from_micros(start)),
+            end: Some(Timestamp::from_micros(end)),
+        };
+        let parts_of = |start, end| parts(&query(start, end, &[UsageGroup::Model]));
+        assert_eq!(parts_of(hour, 3 * hour), [Part::Hours(1, 3)]);
         assert_eq!(
-            parts(at(hour - 1), at(3 * hour + 1)),
+            parts_of(hour - 1, 3 * hour + 1),
             [
                 Part::Hours(1, 3),
                 Part::Micros(hour - 1, hour),
                 Part::Micros(3 * hour, 3 * hour + 1)
             ]
         );
-        assert_eq!(parts(at(5), at(7)), [Part::Micros(5, 7)]);
+        assert_eq!(parts_of(5, 7), [Part::Micros(5, 7)]);
+        assert_eq!(parts_of(hour - 5, hour + 5), [Part::Micros(hour - 5, hour + 5)]);
         assert_eq!(
-            parts(at(hour - 5), at(hour + 5)),
-            [Part::Micros(hour - 5, hour + 5)]
+            parts_of(23 * hour - 1, 74 * hour),
+            [
+                Part::Days(1, 3),
+                Part::Hours(23, 24),
+                Part::Hours(72, 74),
+                Part::Micros(23 * hour - 1, 23 * hour)
+            ]
         );
-        assert!(parts(at(7), at(7)).is_empty() && parts(at(9), at(7)).is_empty());
-        let all = parts(None, None);
+        assert_eq!(
+            parts(&query(23 * hour, 74 * hour, &[UsageGroup::Token])),
+            [Part::Hours(23, 74)]
+        );
+        assert!(parts_of(7, 7).is_empty() && parts_of(9, 7).is_empty());
+        let all = parts(&UsageQuery::default());
         assert!(
-            matches!(all[0], Part::Hours(first, last) if first < 0 && last > 0),
+            matches!(all[0], Part::Days(first, last) if first < 0 && last > 0),
             "{all:?}"
         );
     }

@@ -70,6 +70,11 @@ impl RecordColumns {
         self.numbers[9].div_euclid(HOUR_MICROS)
     }
 
+    /// The day in which it was over.
+    pub(super) fn day(&self) -> i64 {
+        self.hour().div_euclid(24)
+    }
+
     pub(super) fn read(self) -> Result<UsageRecord, StoreError> {
         let wrong = |column: &str| StoreError::Inconsistent {
             table: "usage_records",

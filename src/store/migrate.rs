@@ -33,6 +33,7 @@ pub const SQLITE: &[Migration] = migrations!("sqlite":
     2 "0002" "create_audit_events",
     3 "0003" "create_grant_folds_and_changes",
     4 "0004" "create_usage_ledger",
+    5 "0005" "create_spend_by_day",
 );
 
 /// The schema of PostgreSQL.
@@ -41,6 +42,7 @@ pub const POSTGRES: &[Migration] = migrations!("postgres":
     2 "0002" "create_audit_events",
     3 "0003" "create_grant_folds_and_changes",
     4 "0004" "create_usage_ledger",
+    5 "0005" "create_spend_by_day",
 );
 
 impl Migration {

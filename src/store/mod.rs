@@ -22,7 +22,10 @@ pub use audit::{AuditFilter, AuditStore};
 pub use error::StoreError;
 pub use grants::{GrantOutcome, Grants};
 pub use health::StoreHealth;
-pub use ledger::{LedgerStore, RecordFilter, UsageGroup, UsageQuery, UsageRow, UsageSums};
+pub use ledger::{
+    INSTALLATION, LedgerStore, RecordFilter, SPEND_DAYS_KEPT, Spending, UsageGroup, UsageQuery, UsageRow,
+    UsageSums,
+};
 pub use projects::ProjectStore;
 pub use sealed_keys::SealedKeys;
 pub use tokens::{StoredPrincipal, TokenFilter, TokenStore};

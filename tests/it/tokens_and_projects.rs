@@ -127,17 +127,6 @@ for_both_stores! {
         assert_eq!(refused, ("cannot create tokens for inactive projects".to_owned(), "project_inactive".to_owned()));
     }
 
-    fn capabilities_of_later_versions_are_refused_by_name(store) {
-        let edge = start(store);
-        let project = edge.project(json!({}));
-        for (field, value) in [("budget", json!({"usd": 5, "period": "month"})), ("limits", json!({"tpm": 100}))] {
-            let fields = json!({"project_id": project.id, "duration_minutes": 5, field: value});
-            let answer = edge.admin().post("/manage/tokens", fields).expect(400).json();
-            assert_eq!(answer["code"], "not_supported", "{answer}");
-            assert!(text(&answer, "error").contains(if field == "limits" { "tpm" } else { field }), "{answer}");
-        }
-    }
-
     fn token_list_is_newest_first_and_can_be_filtered(store) {
         let edge = start(store);
         let admin = edge.admin();

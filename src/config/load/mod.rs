@@ -12,9 +12,10 @@ use super::path::KeyPath;
 use super::schema;
 use super::section::Section;
 use super::settings::{
-    AuditSettings, AuthSettings, CacheSettings, CorsSettings, DatabaseSettings, EncryptionSettings,
-    LedgerSettings, LimitsSettings, LoggingSettings, ManagementSettings, ModelSettings, PriceSettings,
-    ProviderSettings, ProviderSource, RedisSettings, RouterSettings, ServerSettings, Settings, UnknownModels,
+    AuditSettings, AuthSettings, BudgetsSettings, CacheSettings, CorsSettings, DatabaseSettings,
+    EncryptionSettings, LedgerSettings, LimitsSettings, LoggingSettings, ManagementSettings, ModelSettings,
+    PriceSettings, ProviderSettings, ProviderSource, RedisSettings, RouterSettings, ServerSettings, Settings,
+    UnknownModels,
 };
 use super::tree::{self, Entry, Node, Value};
 use crate::domain::Secret;
@@ -305,6 +306,7 @@ fn convert(tree: &Node, faults: &Faults, wants: &Wants<'_>) -> Settings {
         models: ModelSettings::read_all(&root, &names),
         router: RouterSettings::read(&root.section("router")),
         limits: LimitsSettings::read(&root.section("limits"), root.section("redis").is_set("url")),
+        budgets: BudgetsSettings::read(&root.section("budgets")),
         prices: PriceSettings::read(&root.section("prices")),
         ledger: LedgerSettings::read(&root.section("ledger")),
         cache: CacheSettings::read(&root.section("cache")),

@@ -250,7 +250,6 @@ fn bad_variables_are_refused_by_name() {
             "redis-streams",
             "not supported in this version",
         ),
-        ("BUDGET_PROFILE", "prod", "not supported in this version"),
         ("BUDGET_PROFILE", "much", "write `test`, `prod` or `unlimited`"),
         ("ENABLE_TLS", "true", "not supported in this version"),
         ("ENABLE_TLS", "perhaps", "is no boolean"),
@@ -284,7 +283,7 @@ fn values_that_say_off_are_accepted_and_listed() {
         &[("BUDGET_PROFILE", "unlimited"), ("ENABLE_TLS", "false")],
     )
     .unwrap();
-    assert_eq!(loaded.inactive_keys.len(), 8, "{:?}", loaded.inactive_keys);
+    assert_eq!(loaded.inactive_keys.len(), 7, "{:?}", loaded.inactive_keys);
     for yaml in [
         "events: {bus: redis-streams}",
         "limits: {global: {tpm: 5}}",
@@ -612,4 +611,46 @@ fn an_unset_management_token_is_named_as_people_search_for_it() {
         .unwrap_err()
         .to_string();
     assert!(!text.contains("is required"), "{text}");
+}
+
+#[test]
+fn budgets_are_read_from_the_file_and_from_the_profile() {
+    use crate::domain::{Budget, BudgetPeriod};
+    let budget = |nano_usd, period| Some(Budget { nano_usd, period });
+    let loaded = load_with(
+        "budgets: {installation: none, default_project: {usd: 0.000000001, period: week}, default_token: {usd: 0}}",
+        &[],
+    )
+    .unwrap();
+    let budgets = loaded.settings.budgets;
+    assert_eq!(budgets.installation, None);
+    assert_eq!(budgets.default_project, budget(1, BudgetPeriod::Week));
+    assert_eq!(budgets.default_token, budget(0, BudgetPeriod::Month));
+    for (profile, dollars) in [("test", Some(15)), ("prod", Some(200)), ("unlimited", None)] {
+        let loaded = load_with("", &[("BUDGET_PROFILE", profile)]).unwrap();
+        let expected = dollars.and_then(|dollars: i64| budget(dollars * 1_000_000_000, BudgetPeriod::Month));
+        assert_eq!(loaded.settings.budgets.installation, expected, "{profile}");
+    }
+    let yaml = "budgets: {installation: {usd: 3, period: day}}";
+    let loaded = load_with(yaml, &[("BUDGET_PROFILE", "test")]).unwrap();
+    assert_eq!(
+        loaded.settings.budgets.installation,
+        budget(3_000_000_000, BudgetPeriod::Day)
+    );
+    assert!(
+        loaded
+            .warnings
+            .iter()
+            .any(|warning| warning.contains("BUDGET_PROFILE"))
+    );
+    for (wrong, part) in [
+        ("{usd: -1}", "is no amount"),
+        ("{usd: 1000000001}", "is more than"),
+        ("{period: day}", "is missing"),
+        ("{usd: 1, period: year}", "write `day`"),
+        ("much", "must be a mapping"),
+    ] {
+        let text = refusal(&format!("budgets: {{default_token: {wrong}}}"), &[]);
+        assert!(text.contains(part), "{wrong}: {text}");
+    }
 }

@@ -11,10 +11,9 @@ pub const MAX_ERROR_BODY_BYTES: usize = 256 * 1024;
 
 /// Renders a refusal as the client's dialect writes errors.
 ///
-/// `extras` are further members of the error object (`left_usd`, `resets_at`, …). Anthropic's error
-/// object has no `param` and `code`; clients of that dialect find the code in
+/// Anthropic's error object has no `param` and `code`; clients of that dialect find the code in
 /// `X-LLM-Proxy-Error-Code`.
-pub fn render_denial(client: Dialect, denial: &Denial, request_id: &str, extras: &[(&str, Value)]) -> Bytes {
+pub fn render_denial(client: Dialect, denial: &Denial, request_id: &str) -> Bytes {
     let mut error = Map::new();
     let anthropic = client == Dialect::Anthropic;
     if anthropic {
@@ -26,8 +25,10 @@ pub fn render_denial(client: Dialect, denial: &Denial, request_id: &str, extras:
         error.insert("param".into(), denial.param.as_deref().into());
         error.insert("code".into(), denial.code.as_str().into());
     }
-    for (name, value) in extras {
-        error.insert((*name).to_owned(), value.clone());
+    if let Some(budget) = denial.budget {
+        error.insert("left_usd".into(), budget.left.as_usd().into());
+        let resets_at = budget.resets_at.map(|at| at.to_string());
+        error.insert("resets_at".into(), resets_at.into());
     }
     let body = if anthropic {
         json!({"type": "error", "error": error, "request_id": request_id})

@@ -1,31 +1,35 @@
 //! Error bodies of both dialects, good and odd.
 
 use super::*;
-use crate::domain::DenialCode;
+use crate::domain::{DenialCode, NanoUsd, Timestamp};
 
 #[test]
 fn a_refusal_is_written_in_the_dialect_of_the_client() {
     let denial = Denial::new(DenialCode::ModelNotFound, "no model `x\"`").with_param("model");
     for client in [Dialect::OpenAi, Dialect::Azure, Dialect::Demo] {
         assert_eq!(
-            render_denial(client, &denial, "r1", &[]),
+            render_denial(client, &denial, "r1"),
             r#"{"error":{"message":"no model `x\"`","type":"invalid_request_error","param":"model","code":"model_not_found"}}"#
         );
     }
     assert_eq!(
-        render_denial(Dialect::Anthropic, &denial, "r1", &[("nearest", json!(["y"]))]),
-        r#"{"type":"error","error":{"type":"not_found_error","message":"no model `x\"`","nearest":["y"]},"request_id":"r1"}"#
+        render_denial(Dialect::Anthropic, &denial, "r1"),
+        r#"{"type":"error","error":{"type":"not_found_error","message":"no model `x\"`"},"request_id":"r1"}"#
     );
-    let plain = Denial::new(DenialCode::Draining, "later");
-    let body: Value = serde_json::from_slice(&render_denial(
-        Dialect::OpenAi,
-        &plain,
-        "r",
-        &[("left_usd", json!(1.5))],
-    ))
-    .expect("json");
-    assert_eq!(body["error"]["param"], Value::Null);
-    assert_eq!(body["error"]["left_usd"], json!(1.5));
+}
+
+#[test]
+fn a_budget_says_what_is_left_and_until_when() {
+    let left = NanoUsd::from_nanos(1_500_000_000);
+    let spent = |resets_at| Denial::new(DenialCode::BudgetExceeded, "spent").with_budget(left, resets_at);
+    assert_eq!(
+        render_denial(Dialect::OpenAi, &spent(Some(Timestamp::EPOCH)), "r"),
+        r#"{"error":{"message":"spent","type":"insufficient_quota","param":null,"code":"budget_exceeded","left_usd":1.5,"resets_at":"1970-01-01T00:00:00Z"}}"#
+    );
+    assert_eq!(
+        render_denial(Dialect::Anthropic, &spent(None), "r"),
+        r#"{"type":"error","error":{"type":"rate_limit_error","message":"spent","left_usd":1.5,"resets_at":null},"request_id":"r"}"#
+    );
 }
 
 fn openai(kind: &str, code: Value) -> String {

@@ -24,6 +24,21 @@ pub struct ModelPrice {
     pub cache_write_1h: Option<PerMillion>,
     /// Other prices for long prompts.
     pub tiers: Vec<Tier>,
+    /// The longest prompt, as far as it is known.
+    pub max_input_tokens: Option<u64>,
+    /// The longest answer, as far as it is known.
+    pub max_output_tokens: Option<u64>,
+}
+
+/// Which prices a prompt may have at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheWrites {
+    /// The client must ask for writes to the provider's cache, and did not.
+    No,
+    /// Some of it may be written.
+    Some,
+    /// Some of it may be written, to be kept for an hour.
+    ForAnHour,
 }
 
 /// Prices of a request whose prompt is longer than so many tokens: all of it.
@@ -44,6 +59,37 @@ pub struct Tier {
 }
 
 impl ModelPrice {
+    /// What a request costs at most whose prompt and answer have at most so many tokens.
+    pub fn bound(&self, prompt: u64, completion: u64, writes: CacheWrites) -> NanoUsd {
+        let own = Tier {
+            above_tokens: 0,
+            ..Tier::default()
+        };
+        let reached = self.tiers.iter().filter(|tier| prompt > tier.above_tokens);
+        std::iter::once(&own)
+            .chain(reached)
+            .map(|tier| self.bound_in(tier, prompt, completion, writes))
+            .max()
+            .unwrap_or(NanoUsd::ZERO)
+    }
+
+    fn bound_in(&self, tier: &Tier, prompt: u64, completion: u64, writes: CacheWrites) -> NanoUsd {
+        let input = tier.input.unwrap_or(self.input);
+        let output = tier.output.unwrap_or(self.output);
+        let scaled = |own: Option<PerMillion>, of_tier: Option<PerMillion>| {
+            of_tier.or(own.map(|price| price.scaled(input, self.input)))
+        };
+        let write = scaled(self.cache_write, tier.cache_write).filter(|_| writes != CacheWrites::No);
+        let hour =
+            scaled(self.cache_write_1h, tier.cache_write_1h).filter(|_| writes == CacheWrites::ForAnHour);
+        let dearest = [Some(input), write, hour]
+            .into_iter()
+            .flatten()
+            .max()
+            .unwrap_or(input);
+        round_up(dearest.times(prompt).saturating_add(output.times(completion)))
+    }
+
     /// What a request costs, rounded up once.
     pub fn cost(&self, usage: &TokenUsage) -> NanoUsd {
         let tier = self
@@ -162,6 +208,37 @@ mod tests {
             "without prices of its own the cache costs as much"
         );
         assert_eq!(price.cost(&TokenUsage::default()), NanoUsd::ZERO);
+    }
+
+    #[test]
+    fn a_bound_is_never_below_the_cost() {
+        let price = ModelPrice {
+            cache_read: Some("0.3".parse().unwrap()),
+            cache_write: Some("3.75".parse().unwrap()),
+            cache_write_1h: Some("6".parse().unwrap()),
+            tiers: vec![Tier {
+                above_tokens: 100,
+                input: Some("6".parse().unwrap()),
+                ..Tier::default()
+            }],
+            ..price("3", "15")
+        };
+        let bound = |prompt, writes| price.bound(prompt, 10, writes).nanos();
+        assert_eq!(bound(100, CacheWrites::No), 100 * 3000 + 150_000);
+        assert_eq!(bound(100, CacheWrites::Some), 100 * 3750 + 150_000);
+        assert_eq!(bound(100, CacheWrites::ForAnHour), 100 * 6000 + 150_000);
+        assert_eq!(bound(101, CacheWrites::No), 101 * 6000 + 150_000);
+        assert_eq!(bound(101, CacheWrites::ForAnHour), 101 * 12_000 + 150_000);
+        for (prompt, hour) in [(90, 90), (101, 0), (101, 101)] {
+            let usage = TokenUsage {
+                prompt,
+                completion: 10,
+                cache_write: prompt,
+                cache_write_1h: hour,
+                ..TokenUsage::default()
+            };
+            assert!(price.cost(&usage).nanos() <= bound(prompt, CacheWrites::ForAnHour));
+        }
     }
 
     #[test]

@@ -108,49 +108,9 @@ impl PriceTable {
                     expected: header.len(),
                 });
             }
-            let amount = |name: &str| -> Result<Option<PerMillion>, PriceFileError> {
-                let text = column(name).map_or("", |at| fields[at]);
-                if text.is_empty() {
-                    return Ok(None);
-                }
-                text.parse()
-                    .ok()
-                    .filter(|price| *price <= PerMillion::MOST)
-                    .map(Some)
-                    .ok_or_else(|| PriceFileError::Amount {
-                        line: index + 1,
-                        column: name.to_owned(),
-                    })
-            };
-            let (input, output) = (amount("input_usd_per_mtok")?, amount("output_usd_per_mtok")?);
-            let long = (
-                amount("input_above_200k_usd_per_mtok")?,
-                amount("output_above_200k_usd_per_mtok")?,
-            );
-            let price = ModelPrice {
-                input: input.unwrap_or_default(),
-                output: output.unwrap_or_default(),
-                cache_read: amount("cache_read_usd_per_mtok")?,
-                cache_write: amount("cache_write_usd_per_mtok")?,
-                cache_write_1h: amount("cache_write_1h_usd_per_mtok")?,
-                tiers: if long == (None, None) {
-                    Vec::new()
-                } else {
-                    vec![Tier {
-                        above_tokens: LONG_PROMPT,
-                        input: long.0,
-                        output: long.1,
-                        ..Tier::default()
-                    }]
-                },
-            };
-            // a row that prices nothing by tokens (images by the piece) is no price
-            if input.is_none_or(|price| price == PerMillion::default())
-                && output.is_none_or(|price| price == PerMillion::default())
-                && !is_free(input, output)
-            {
+            let Some(price) = price_of(&header, &fields, index + 1)? else {
                 continue;
-            }
+            };
             by_model.entry(fields[model].to_owned()).or_default().push(Row {
                 provider: fields[provider].to_owned(),
                 price,
@@ -206,6 +166,58 @@ impl PriceTable {
     pub fn is_empty(&self) -> bool {
         self.by_model.is_empty()
     }
+}
+
+/// The price in a row; `None`: it prices nothing by tokens.
+fn price_of(header: &[&str], fields: &[&str], line: usize) -> Result<Option<ModelPrice>, PriceFileError> {
+    let field = |name: &str| {
+        let at = header.iter().position(|column| *column == name);
+        at.map_or("", |at| fields[at])
+    };
+    let amount = |name: &str| -> Result<Option<PerMillion>, PriceFileError> {
+        let text = field(name);
+        if text.is_empty() {
+            return Ok(None);
+        }
+        text.parse()
+            .ok()
+            .filter(|price| *price <= PerMillion::MOST)
+            .map(Some)
+            .ok_or_else(|| PriceFileError::Amount {
+                line,
+                column: name.to_owned(),
+            })
+    };
+    let (input, output) = (amount("input_usd_per_mtok")?, amount("output_usd_per_mtok")?);
+    let long = (
+        amount("input_above_200k_usd_per_mtok")?,
+        amount("output_above_200k_usd_per_mtok")?,
+    );
+    let price = ModelPrice {
+        input: input.unwrap_or_default(),
+        output: output.unwrap_or_default(),
+        cache_read: amount("cache_read_usd_per_mtok")?,
+        cache_write: amount("cache_write_usd_per_mtok")?,
+        cache_write_1h: amount("cache_write_1h_usd_per_mtok")?,
+        // a limit that is no number is not known
+        max_input_tokens: field("max_input_tokens").parse().ok(),
+        max_output_tokens: field("max_output_tokens").parse().ok(),
+        tiers: if long == (None, None) {
+            Vec::new()
+        } else {
+            vec![Tier {
+                above_tokens: LONG_PROMPT,
+                input: long.0,
+                output: long.1,
+                ..Tier::default()
+            }]
+        },
+    };
+    let nothing = |price: Option<PerMillion>| price.is_none_or(|price| price == PerMillion::default());
+    // images by the piece; and of a picture the prompt is the smaller part, so that its price alone is none
+    let by_tokens = !nothing(input) || !nothing(output) || is_free(input, output);
+    let pictures_unpriced = field("mode") == "image_generation" && output.is_none();
+    Ok((by_tokens && !pictures_unpriced).then_some(price))
 }
 
 /// A model that costs nothing says so for both.

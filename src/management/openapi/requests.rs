@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use schemars::{JsonSchema, Schema};
 
-use super::shapes::{Id, Limits, Notes, Time};
+use super::shapes::{Budget, Id, Limits, Notes, Time};
 
 /// `POST /manage/projects`.
 #[derive(JsonSchema)]
@@ -22,8 +22,7 @@ pub struct CreateProject {
     /// Models its tokens may ask for, as patterns; none: all.
     allowed_models: Option<Vec<String>>,
     limits: Option<Limits>,
-    /// Not in this version.
-    budget: Option<()>,
+    budget: Option<Budget>,
     metadata: Option<Notes>,
 }
 
@@ -48,8 +47,7 @@ pub struct UpdateProject {
     /// Models its tokens may ask for, as patterns.
     allowed_models: Option<Vec<String>>,
     limits: Option<Limits>,
-    /// Not in this version.
-    budget: Option<()>,
+    budget: Option<Budget>,
     metadata: Option<Notes>,
 }
 
@@ -77,8 +75,7 @@ pub struct CreateToken {
     /// Addresses and networks it may be used from; none: all.
     allowed_ips: Option<Vec<String>>,
     limits: Option<Limits>,
-    /// Not in this version.
-    budget: Option<()>,
+    budget: Option<Budget>,
     metadata: Option<Notes>,
 }
 
@@ -105,8 +102,7 @@ pub struct UpdateToken {
     /// Addresses and networks it may be used from.
     allowed_ips: Option<Vec<String>>,
     limits: Option<Limits>,
-    /// Not in this version.
-    budget: Option<()>,
+    budget: Option<Budget>,
     metadata: Option<Notes>,
 }
 

@@ -26,10 +26,34 @@ pub struct Notes(serde_json::Map<String, serde_json::Value>);
 pub struct Limits {
     /// Requests a minute.
     rpm: Option<NonZeroU32>,
-    /// Model tokens a minute (not in this version).
+    /// Model tokens a minute.
     tpm: Option<NonZeroU64>,
     /// Requests under way at once, for each instance.
     concurrency: Option<NonZeroU32>,
+}
+
+/// Money that may be spent in a period (UTC).
+#[derive(JsonSchema)]
+pub struct Budget {
+    /// US dollars; 0: nothing.
+    #[schemars(range(min = 0, max = 1_000_000_000))]
+    usd: f64,
+    /// When it starts anew.
+    period: Period,
+}
+
+/// The period of a budget.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+pub enum Period {
+    /// Midnight to midnight.
+    Day,
+    /// Monday to Monday.
+    Week,
+    /// First to first.
+    Month,
+    /// Never starts anew.
+    Total,
 }
 
 /// Whatever refuses or fails.

@@ -7,7 +7,7 @@ use http::StatusCode;
 use super::super::answer::Answer;
 use super::super::error::ApiError;
 use super::super::json_fields::{JsonFields, text};
-use super::super::restrictions::{globs, limits, metadata, name};
+use super::super::restrictions::{budget, globs, limits, metadata, name};
 use super::super::services::{Services, Shared};
 use super::provider_keys;
 use super::view::ProjectView;
@@ -48,7 +48,6 @@ fn read(fields: &JsonFields, services: &Services) -> Result<Project, ApiError> {
         ));
     }
     let provider_keys = provider_keys::read(fields, services)?;
-    fields.refuse_unsupported("budget")?;
     let default_provider = services.providers.default_provider();
     let has_key = matches!(provider_keys.get(&default_provider), Some(Change::Set(_)))
         || services.providers.has_configured_key(&default_provider) == Some(true);
@@ -64,6 +63,7 @@ fn read(fields: &JsonFields, services: &Services) -> Result<Project, ApiError> {
         provider_keys,
         allowed_models: fields.change("allowed_models", globs)?,
         limits: fields.change("limits", limits)?,
+        budget: fields.change("budget", |field, value| budget(field, value, false))?,
         ..ProjectPatch::default()
     };
     let now = services.clock.now();

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::super::answer::Answer;
 use super::super::error::ApiError;
 use super::super::json_fields::{JsonFields, boolean, object};
-use super::super::restrictions::{check_metadata, globs, limits, metadata, name};
+use super::super::restrictions::{budget, check_metadata, globs, limits, metadata, name};
 use super::super::services::{Services, Shared};
 use super::provider_keys;
 use super::view::ProjectView;
@@ -69,7 +69,7 @@ fn read_revoke_tokens(fields: &JsonFields) -> Result<bool, ApiError> {
 }
 
 fn read(fields: &JsonFields, services: &Services, current: Project) -> Result<ProjectPatch, ApiError> {
-    fields.refuse_unsupported("budget")?;
+    let has_budget = current.budget.is_some();
     fields.not_null("providers", |name, value| object(name, value).map(|_| ()))?;
     let patch = ProjectPatch {
         name: fields.not_null("name", name)?,
@@ -77,7 +77,7 @@ fn read(fields: &JsonFields, services: &Services, current: Project) -> Result<Pr
         provider_keys: provider_keys::read(fields, services)?,
         allowed_models: fields.change("allowed_models", globs)?,
         limits: fields.change("limits", limits)?,
-        budget: Change::Keep,
+        budget: fields.change("budget", |field, value| budget(field, value, has_budget))?,
         metadata: fields.change("metadata", metadata)?,
     };
     let default_provider = services.providers.default_provider();

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::super::budget_view::BudgetView;
 use super::super::openapi::shapes::{self, Id, Notes, Time};
 use crate::domain::{Glob, Limits, NanoUsd, Project, ProjectId, Timestamp};
 
@@ -32,6 +33,8 @@ pub struct ProjectView {
     allowed_models: Vec<Glob>,
     #[schemars(with = "shapes::Limits")]
     limits: Limits,
+    #[schemars(with = "Option<shapes::Budget>")]
+    budget: Option<BudgetView>,
     /// What it has cost in all.
     spend_usd: f64,
     #[schemars(with = "Notes")]
@@ -61,6 +64,7 @@ impl ProjectView {
                 .collect(),
             allowed_models: project.allowed_models.clone(),
             limits: project.limits,
+            budget: project.budget.map(BudgetView::of),
             spend_usd: spent.as_usd(),
             metadata: project.metadata.clone(),
         }

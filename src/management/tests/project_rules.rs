@@ -76,14 +76,9 @@ async fn creation_is_refused_with_the_known_texts() {
             "unknown field `limits.rmp`; did you mean `limits.rpm`?",
         ),
         (
-            json!({"name": "p", "api_key": key, "budget": {"usd": 5, "period": "day"}}),
+            json!({"name": "p", "api_key": key, "limits": {"tpm": 0}}),
             400,
-            "`budget` is not supported in this version",
-        ),
-        (
-            json!({"name": "p", "api_key": key, "limits": {"tpm": 5}}),
-            400,
-            "`limits.tpm` is not supported in this version",
+            "`limits.tpm` must be from 1 to 1000000000; found `0`; leave it out for no limit",
         ),
         (
             json!({"name": "p", "api_key": key, "limits": {"rpm": 0}}),
@@ -336,5 +331,53 @@ async fn lists_come_whole_or_in_pages() {
             .admin("GET", &format!("/manage/projects?{bad}"), Value::Null)
             .await;
         assert_eq!(seen.status, 400, "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn a_budget_is_shown_merged_and_removed() {
+    let bench = Bench::new();
+    let body = json!({"name": "rich", "api_key": "sk-1", "budget": {"usd": 0.25, "period": "week"}});
+    let made = bench.admin("POST", "/manage/projects", body).await;
+    assert_eq!(made.json["budget"], json!({"usd": 0.25, "period": "week"}));
+    let path = format!("/manage/projects/{}", made.json["id"].as_str().unwrap());
+    let changed = bench.admin("PATCH", &path, json!({"budget": {"usd": 3}})).await;
+    assert_eq!(changed.json["budget"], json!({"usd": 3.0, "period": "week"}));
+    let removed = bench.admin("PATCH", &path, json!({"budget": null})).await;
+    assert_eq!(removed.json["budget"], json!(null));
+    let half = bench.admin("PATCH", &path, json!({"budget": {"usd": 3}})).await;
+    assert_eq!(half.status, 400, "{}", half.json);
+    let nothing = bench
+        .admin("PATCH", &path, json!({"budget": {"usd": 0, "period": "total"}}))
+        .await;
+    assert_eq!(nothing.json["budget"], json!({"usd": 0.0, "period": "total"}));
+}
+
+#[tokio::test]
+async fn a_budget_that_is_none_is_refused() {
+    let bench = Bench::new();
+    let table = [
+        (
+            json!({"budget": {"usd": 5}}),
+            "`budget.period` is missing; write `{\"usd\": 10, \"period\": \"month\"}`, or null for no budget",
+        ),
+        (
+            json!({"budget": {"usd": -1, "period": "day"}}),
+            "`budget.usd` must be from 0 to 1000000000; found `-1`",
+        ),
+        (
+            json!({"budget": {"usd": 1, "period": "year"}}),
+            "`budget.period` must be `day`, `week`, `month` or `total`; found `year`",
+        ),
+        (
+            json!({"budget": {"usd": 1, "periods": "day"}}),
+            "unknown field `budget.periods`; did you mean `budget.period`?",
+        ),
+    ];
+    for (mut body, text) in table {
+        body["name"] = json!("p");
+        body["api_key"] = json!("sk-1");
+        let seen = bench.admin("POST", "/manage/projects", body.clone()).await;
+        assert_eq!((seen.status, seen.error()), (400, text), "{body}");
     }
 }

@@ -89,7 +89,7 @@ fn answer(token: &Token, secret: &NewSecret) -> Answer {
 }
 
 fn read_rules(fields: &JsonFields) -> Result<TokenPatch, ApiError> {
-    let mut rules = super::read_rules(fields)?;
+    let mut rules = super::read_rules(fields, false)?;
     rules.name = fields.optional("name", name)?.map_or(Change::Keep, Change::Set);
     Ok(rules)
 }

@@ -22,7 +22,7 @@ pub use view::TokenView;
 
 use super::error::ApiError;
 use super::json_fields::JsonFields;
-use super::restrictions::{endpoints, globs, limits, max_requests, networks};
+use super::restrictions::{budget, endpoints, globs, limits, max_requests, networks};
 use crate::domain::TokenId;
 use crate::domain::patch::TokenPatch;
 
@@ -34,14 +34,14 @@ fn parse_id(text: &str) -> Result<TokenId, ApiError> {
 }
 
 /// The fields that creation and change read alike.
-fn read_rules(fields: &JsonFields) -> Result<TokenPatch, ApiError> {
-    fields.refuse_unsupported("budget")?;
+fn read_rules(fields: &JsonFields, has_budget: bool) -> Result<TokenPatch, ApiError> {
     Ok(TokenPatch {
         max_requests: max_requests(fields)?,
         allowed_models: fields.change("allowed_models", globs)?,
         allowed_endpoints: fields.change("allowed_endpoints", endpoints)?,
         allowed_ips: fields.change("allowed_ips", networks)?,
         limits: fields.change("limits", limits)?,
+        budget: fields.change("budget", |field, value| budget(field, value, has_budget))?,
         ..TokenPatch::default()
     })
 }

@@ -56,7 +56,7 @@ fn read(fields: &JsonFields, current: Token, now: Timestamp) -> Result<TokenPatc
     if fields.is_empty() {
         return Err(ApiError::Rule("no fields to update", "name at least one field"));
     }
-    let mut patch = super::read_rules(fields)?;
+    let mut patch = super::read_rules(fields, current.budget.is_some())?;
     patch.is_active = fields.not_null("is_active", boolean)?;
     patch.name = fields.change("name", name)?;
     patch.metadata = fields.change("metadata", metadata)?;

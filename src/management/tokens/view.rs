@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::super::budget_view::BudgetView;
 use super::super::openapi::shapes::{self, Id, Notes, Time};
 use crate::domain::{Glob, Limits, NanoUsd, ProjectId, Timestamp, Token, TokenId};
 
@@ -33,6 +34,8 @@ pub struct TokenView<'a> {
     #[schemars(with = "Option<Time>")]
     last_used_at: Option<Timestamp>,
     cache_hit_count: u64,
+    #[schemars(with = "Option<shapes::Budget>")]
+    budget: Option<BudgetView>,
     /// What it has cost in all.
     spend_usd: f64,
     #[schemars(with = "Vec<String>")]
@@ -67,6 +70,7 @@ impl<'a> TokenView<'a> {
             allowed_endpoints: &token.allowed_endpoints,
             allowed_ips: &token.allowed_ips,
             limits: token.limits,
+            budget: token.budget.map(BudgetView::of),
             metadata: &token.metadata,
         }
     }

@@ -9,6 +9,7 @@
 //! When neither takes records, [`Ledger::is_stuck`]: under `on_full: refuse` new requests are refused and those under
 //! way wait, so that nothing is lost and nothing grows; under `drop` records are dropped and counted.
 
+mod reservations;
 mod spool;
 
 #[cfg(test)]
@@ -20,13 +21,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use self::reservations::{Left, Reservations};
 use self::spool::{Spool, SpoolError};
 use crate::config::{Durability, LedgerSettings, OnFull};
-use crate::domain::{Clock, Timestamp, UsageRecord, spawn};
-use crate::store::{LedgerStore, StoreError};
+use crate::domain::{Clock, Timestamp, UsageRecord, Windows, spawn};
+use crate::store::{LedgerStore, SPEND_DAYS_KEPT, StoreError};
+
+pub use self::reservations::{NotWritten, Opened, Reserved};
 
 /// Records that wait for the writer; above, requests wait with theirs.
 const QUEUE: usize = 8192;
@@ -42,6 +46,9 @@ const REPLAY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Between two tries of a store that was away, and of a disk that was full.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// Between two looks whether the spool is in the store.
+const SPOOL_LOOK: Duration = Duration::from_millis(20);
 
 /// Between two looks for records that are too old.
 const PRUNE_EVERY: Duration = Duration::from_secs(5);
@@ -67,13 +74,20 @@ struct Shared {
     /// The store did not take the last records: everything goes to the spool until it has been replayed.
     store_is_away: AtomicBool,
     is_stuck: AtomicBool,
+    /// The spool is asked for now.
+    wanted: Notify,
     committed: AtomicU64,
     spooled: AtomicU64,
     lost: AtomicU64,
 }
 
 enum Message {
-    Record(Box<UsageRecord>, Option<oneshot::Sender<()>>),
+    Record {
+        record: Box<UsageRecord>,
+        done: Option<oneshot::Sender<()>>,
+        /// Closed once the record is safe.
+        opened: Option<Opened>,
+    },
     /// Everything before is to be safe.
     Flush(oneshot::Sender<()>),
 }
@@ -82,11 +96,13 @@ enum Message {
 pub struct Ledger {
     sender: mpsc::Sender<Message>,
     shared: Arc<Shared>,
+    reservations: Reservations,
     tasks: [JoinHandle<()>; 2],
 }
 
 impl Ledger {
-    /// Starts the writer and the replay on the current runtime. The spool is in `folder`.
+    /// Starts the writer and the replay on the current runtime. The spool, and what running requests have reserved, are
+    /// in `folder`; what a process that died had reserved there is recorded first.
     pub fn start(
         store: Arc<dyn LedgerStore>,
         folder: &Path,
@@ -103,27 +119,51 @@ impl Ledger {
             settings,
             clock,
             is_stuck: AtomicBool::new(false),
+            wanted: Notify::new(),
             committed: AtomicU64::new(0),
             spooled: AtomicU64::new(0),
             lost: AtomicU64::new(0),
         });
+        let of_log = Arc::clone(&shared.settings);
+        let (reservations, left) = Reservations::start(folder, move || of_log.load().fsync);
         let tasks = [
-            spawn::spawn("ledger writer", Arc::clone(&shared).write(receiver)),
+            spawn::spawn("ledger writer", Arc::clone(&shared).write(receiver, left)),
             spawn::spawn("ledger replay", Arc::clone(&shared).replay()),
         ];
         Arc::new(Self {
             sender,
             shared,
+            reservations,
             tasks,
         })
     }
 
-    /// Hands a record over. Under `strict` this ends when it is safe, else when it is in the queue. Goes on to the end
-    /// even if the caller leaves.
-    pub async fn record(&self, record: UsageRecord) {
+    /// Writes down what a request has reserved: if this process dies, the next one records it.
+    ///
+    /// # Errors
+    /// The local disk does not take it; the request must not leave.
+    pub async fn reserve(&self, reserved: Reserved) -> Result<Opened, NotWritten> {
+        self.reservations.open(reserved).await
+    }
+
+    /// Writes down that a request has reserved more, in the place of what it had.
+    ///
+    /// # Errors
+    /// As of [`Self::reserve`].
+    pub async fn reserve_more(&self, _: &Opened, reserved: Reserved) -> Result<(), NotWritten> {
+        self.reservations.write(reserved).await
+    }
+
+    /// Hands a record over, and what its request had reserved. Under `strict` this ends when it is safe, else when it is
+    /// in the queue. Goes on to the end even if the caller leaves.
+    pub async fn record(&self, record: UsageRecord, opened: Option<Opened>) {
         let strict = self.shared.settings.load().durability == Durability::Strict;
         let (done, safe) = oneshot::channel();
-        let message = Message::Record(Box::new(record), strict.then_some(done));
+        let message = Message::Record {
+            record: Box::new(record),
+            done: strict.then_some(done),
+            opened,
+        };
         if self.sender.send(message).await.is_err() {
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
             log::error!("a usage record came after the ledger had ended");
@@ -136,16 +176,31 @@ impl Ledger {
     }
 
     /// Hands a record over without waiting, for a request that is gone. It is lost, and counted, when the queue is full.
-    pub fn offer(&self, record: UsageRecord) {
-        if self
-            .sender
-            .try_send(Message::Record(Box::new(record), None))
-            .is_err()
-        {
+    pub fn offer(&self, record: UsageRecord, opened: Option<Opened>) {
+        let message = Message::Record {
+            record: Box::new(record),
+            done: None,
+            opened,
+        };
+        if self.sender.try_send(message).is_err() {
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
             log::error!(
                 "the usage record of a request that was cut is lost: the ledger's queue is full or has ended"
             );
+        }
+    }
+
+    /// Waits until everything handed over before is in the store, and not only safe. Whoever calls says how long.
+    pub async fn all_in_store(&self) {
+        self.flush().await;
+        loop {
+            let shared = Arc::clone(&self.shared);
+            let waits = tokio::task::spawn_blocking(move || shared.spool.has_lines()).await;
+            if !waits.unwrap_or(false) {
+                return;
+            }
+            self.shared.wanted.notify_one();
+            tokio::time::sleep(SPOOL_LOOK).await;
         }
     }
 
@@ -182,21 +237,29 @@ impl Drop for Ledger {
 }
 
 impl Shared {
-    async fn write(self: Arc<Self>, mut receiver: mpsc::Receiver<Message>) {
+    async fn write(self: Arc<Self>, mut receiver: mpsc::Receiver<Message>, left: Left) {
+        self.make_safe(left.records.clone()).await;
+        let forgotten = tokio::task::spawn_blocking(move || left.forget()).await;
+        if let Err(error) = forgotten {
+            log::warn!("what a former process had reserved is read again at the next start: {error}");
+        }
         let mut messages = Vec::with_capacity(GROUP);
         while receiver.recv_many(&mut messages, GROUP).await > 0 {
             let mut records = Vec::with_capacity(messages.len());
             let mut waiting = Vec::new();
+            let mut closing = Vec::new();
             for message in messages.drain(..) {
                 match message {
-                    Message::Record(record, done) => {
+                    Message::Record { record, done, opened } => {
                         records.push(*record);
                         waiting.extend(done);
+                        closing.extend(opened);
                     }
                     Message::Flush(done) => waiting.push(done),
                 }
             }
             self.make_safe(records).await;
+            drop(closing);
             for done in waiting {
                 // who has left need not hear of it
                 let _ = done.send(());
@@ -286,7 +349,7 @@ impl Shared {
                 next_prune = self.clock.monotonic() + PRUNE_EVERY;
                 self.prune().await;
             }
-            tokio::time::sleep(RETRY).await;
+            let _ = tokio::time::timeout(RETRY, self.wanted.notified()).await;
         }
     }
 
@@ -336,6 +399,10 @@ impl Shared {
     async fn prune(&self) {
         let kept = i64::try_from(self.settings.load().retention.as_micros()).unwrap_or(i64::MAX);
         let before = Timestamp::from_micros(self.clock.now().as_micros().saturating_sub(kept));
+        let today = Windows::at(self.clock.now()).day;
+        if let Err(error) = self.store.forget_spend_before(today - SPEND_DAYS_KEPT).await {
+            log::debug!("what was spent on days long ago stays: {error}");
+        }
         // a thousand at a time, so that nothing else waits long
         while let Ok(1000) = self.store.prune(before).await {
             tokio::task::yield_now().await;

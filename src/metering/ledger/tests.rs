@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 
 use crate::domain::{NanoUsd, ProjectId, RecordId, SystemClock, TokenId, TokenUsage};
-use crate::store::{Page, Paged, RecordFilter, UsageQuery, UsageRow};
+use crate::store::{Page, Paged, RecordFilter, Spending, UsageQuery, UsageRow};
 
 fn record(n: u8) -> UsageRecord {
     UsageRecord {
@@ -84,6 +84,14 @@ impl LedgerStore for Fake {
         Ok(HashMap::new())
     }
 
+    async fn spending(&self, _: &str, _: i64) -> Result<Spending, StoreError> {
+        Ok(Spending::default())
+    }
+
+    async fn forget_spend_before(&self, _: i64) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn prune(&self, _: Timestamp) -> Result<u64, StoreError> {
         Ok(0)
     }
@@ -142,7 +150,7 @@ impl Bench {
 async fn under_strict_a_record_is_in_the_store_when_its_answer_may_end() {
     let bench = bench(LedgerSettings::default());
     for n in 0..3 {
-        bench.ledger.record(known(n)).await;
+        bench.ledger.record(known(n), None).await;
         assert_eq!(bench.kept(), usize::from(n) + 1);
     }
     assert_eq!(bench.ledger.stats().committed, 3);
@@ -151,7 +159,7 @@ async fn under_strict_a_record_is_in_the_store_when_its_answer_may_end() {
 #[tokio::test]
 async fn who_comes_at_the_same_time_shares_a_commit() {
     let bench = bench(LedgerSettings::default());
-    let all: Vec<_> = (0..100).map(|n| bench.ledger.record(record(n))).collect();
+    let all: Vec<_> = (0..100).map(|n| bench.ledger.record(record(n), None)).collect();
     futures_util::future::join_all(all).await;
     assert_eq!(bench.kept(), 100);
     assert!(bench.store.appends.load(Ordering::SeqCst) < 20);
@@ -164,7 +172,7 @@ async fn under_batched_nobody_waits_and_a_flush_does() {
         ..LedgerSettings::default()
     });
     for n in 0..50 {
-        bench.ledger.record(record(n)).await;
+        bench.ledger.record(record(n), None).await;
     }
     bench.ledger.flush().await;
     assert_eq!(bench.kept(), 50);
@@ -174,13 +182,13 @@ async fn under_batched_nobody_waits_and_a_flush_does() {
 async fn a_store_that_is_away_or_silent_holds_nobody_up_and_gets_everything_once_it_is_back() {
     for silent in [false, true] {
         let bench = bench(LedgerSettings::default());
-        bench.ledger.record(known(0)).await;
+        bench.ledger.record(known(0), None).await;
         bench.store.away.store(true, Ordering::SeqCst);
         bench.store.silent.store(silent, Ordering::SeqCst);
         let clock = SystemClock::shared();
         let begun = clock.monotonic();
         for n in 1..20 {
-            bench.ledger.record(known(n)).await;
+            bench.ledger.record(known(n), None).await;
         }
         let taken = clock.monotonic().saturating_sub(begun);
         assert!(taken < Duration::from_secs(3), "{taken:?}");
@@ -191,7 +199,7 @@ async fn a_store_that_is_away_or_silent_holds_nobody_up_and_gets_everything_once
         bench.store.silent.store(false, Ordering::SeqCst);
         if !silent {
             bench.wait_until_kept(20).await;
-            bench.ledger.record(known(30)).await;
+            bench.ledger.record(known(30), None).await;
             assert_eq!((bench.kept(), bench.ledger.stats().lost), (21, 0));
         }
     }
@@ -202,7 +210,7 @@ async fn the_next_process_brings_the_spool_into_the_store() {
     let bench = bench(LedgerSettings::default());
     bench.store.away.store(true, Ordering::SeqCst);
     for n in 0..5 {
-        bench.ledger.record(known(n)).await;
+        bench.ledger.record(known(n), None).await;
     }
     // it dies while half of it is replayed: the next one gives all of it again
     bench
@@ -225,7 +233,7 @@ async fn when_nothing_takes_records_requests_wait_or_records_are_dropped() {
     });
     bench.store.away.store(true, Ordering::SeqCst);
     let ledger = Arc::clone(&bench.ledger);
-    let waiting = spawn::spawn("waiting", async move { ledger.record(known(1)).await });
+    let waiting = spawn::spawn("waiting", async move { ledger.record(known(1), None).await });
     for _ in 0..50 {
         if bench.ledger.is_stuck() {
             break;
@@ -244,6 +252,6 @@ async fn when_nothing_takes_records_requests_wait_or_records_are_dropped() {
         on_full: OnFull::Drop,
         ..LedgerSettings::default()
     }));
-    bench.ledger.record(known(2)).await;
+    bench.ledger.record(known(2), None).await;
     assert_eq!((bench.ledger.stats().lost, bench.ledger.is_stuck()), (1, false));
 }

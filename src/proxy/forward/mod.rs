@@ -171,13 +171,13 @@ impl EdgeProxy {
                     failure,
                     body_can_be_repeated,
                 } => {
-                    self.attempt_ended(ctx, provider_name, None).await;
+                    let may_go_on = self.attempt_ended(ctx, provider_name, None).await;
                     if failure.counts_against_target() {
                         current.permit.failed(now(), &cooldown);
                     }
                     drop(current);
                     let situation = Situation {
-                        body_can_be_repeated,
+                        body_can_be_repeated: body_can_be_repeated && may_go_on,
                         another_target: attempts.another(now()),
                         inference: ctx.is_inference(),
                     };
@@ -203,10 +203,11 @@ fn warn_of_failure(ctx: &RequestCtx, provider: &str, failure: &str) {
 }
 
 impl EdgeProxy {
-    /// One that came to nothing for the client.
-    async fn attempt_ended(&self, ctx: &mut RequestCtx, provider: &str, status: Option<u16>) {
+    /// One that came to nothing for the client. Answers whether there is money for another.
+    async fn attempt_ended(&self, ctx: &mut RequestCtx, provider: &str, status: Option<u16>) -> bool {
         self.metrics.count_attempt(provider, status);
         self.close_attempt(ctx).await;
+        self.may_spend_again(ctx).await
     }
 }
 

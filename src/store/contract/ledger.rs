@@ -7,7 +7,7 @@ use super::{ALL, at};
 use crate::domain::{
     AttemptRecord, NanoUsd, ProjectId, RecordId, Timestamp, TokenId, TokenUsage, UsageRecord,
 };
-use crate::store::{Page, RecordFilter, Store, UsageGroup, UsageQuery, UsageRow};
+use crate::store::{INSTALLATION, Page, RecordFilter, Store, UsageGroup, UsageQuery, UsageRow};
 
 const HOUR: i64 = 3600;
 
@@ -236,6 +236,40 @@ pub async fn what_was_spent_adds_up_for_token_and_project(store: &Store) {
         [Some(12), Some(8), Some(4), None]
     );
     assert!(store.ledger.spent(Vec::new()).await.unwrap().is_empty());
+}
+
+pub async fn what_was_spent_is_known_by_the_day_and_for_everybody(store: &Store) {
+    let (project, token) = ids();
+    let (other_project, other_token) = ids();
+    let day = at(0).as_micros() / (24 * HOUR * 1_000_000);
+    let into_day = at(0).as_micros() / 1_000_000 - day * 24 * HOUR;
+    let on = |token, project, days: i64, cost| record(project, token, days * 24 * HOUR - into_day, cost);
+    let batch = [
+        on(token, project, 0, 3),
+        on(token, project, 0, 4),
+        on(other_token, other_project, 1, 5),
+        on(token, project, 2, 6),
+        on(token, project, 3, 0),
+    ];
+    store.ledger.append(&batch).await.unwrap();
+    store.ledger.append(&batch[..2]).await.unwrap();
+    let of = async |subject: &str, first: i64| {
+        let spending = store.ledger.spending(subject, day + first).await.unwrap();
+        let days: Vec<(i64, i64)> = spending
+            .days
+            .iter()
+            .map(|(at, amount)| (at - day, amount.nanos()))
+            .collect();
+        (spending.total.nanos(), days)
+    };
+    for subject in [token.to_string(), project.to_string()] {
+        assert_eq!(of(&subject, 0).await, (13, vec![(0, 7), (2, 6)]));
+        assert_eq!(of(&subject, 1).await, (13, vec![(2, 6)]));
+    }
+    assert_eq!(of(INSTALLATION, 0).await, (18, vec![(0, 7), (1, 5), (2, 6)]));
+    assert_eq!(of("nobody", 0).await, (0, vec![]));
+    store.ledger.forget_spend_before(day + 2).await.unwrap();
+    assert_eq!(of(INSTALLATION, 0).await, (18, vec![(2, 6)]));
 }
 
 pub async fn old_records_go_and_their_sums_stay(store: &Store) {

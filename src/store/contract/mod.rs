@@ -51,7 +51,8 @@ macro_rules! with_cases {
         ledger::{
             a_record_reads_back_as_it_was_written, a_record_that_is_given_again_changes_nothing,
             sums_by_groups_are_those_of_the_records_whatever_the_range, records_are_newest_first_filtered_and_paged,
-            what_was_spent_adds_up_for_token_and_project, old_records_go_and_their_sums_stay,
+            what_was_spent_adds_up_for_token_and_project,
+            what_was_spent_is_known_by_the_day_and_for_everybody, old_records_go_and_their_sums_stay,
             batches_from_many_tasks_lose_nothing,
         }
         grants::{

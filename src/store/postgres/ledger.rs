@@ -13,8 +13,8 @@ use super::rows::{text, text_option};
 use crate::domain::{NanoUsd, Timestamp, TokenUsage, UsageRecord};
 use crate::store::columns::offset;
 use crate::store::ledger::{
-    LedgerStore, Part, RecordFilter, Summary, UsageGroup, UsageQuery, UsageRow, UsageSums, day_text,
-    group_columns, parts,
+    LedgerStore, Part, RecordFilter, Spending, Summary, UsageGroup, UsageQuery, UsageRow, UsageSums,
+    day_text, days_looked_at, group_columns, parts,
 };
 use crate::store::ledger_columns::{RECORD_COLUMNS, RecordColumns};
 use crate::store::{Page, Paged, StoreError};
@@ -48,16 +48,46 @@ WITH added AS (
         cost_nano_usd = usage_hours.cost_nano_usd + EXCLUDED.cost_nano_usd,
         estimated = usage_hours.estimated + EXCLUDED.estimated,
         cut = usage_hours.cut + EXCLUDED.cut
+), days AS (
+    INSERT INTO usage_days (day, project_id, model, provider, requests, prompt_tokens, completion_tokens,
+        cache_read_tokens, cache_write_tokens, reasoning_tokens, cost_nano_usd, estimated, cut)
+    SELECT finished_at / 86400000000, project_id, model, provider, COUNT(*), SUM(prompt_tokens)::BIGINT,
+        SUM(completion_tokens)::BIGINT, SUM(cache_read_tokens)::BIGINT, SUM(cache_write_tokens)::BIGINT,
+        SUM(reasoning_tokens)::BIGINT, SUM(cost_nano_usd)::BIGINT, COUNT(*) FILTER (WHERE estimated),
+        COUNT(*) FILTER (WHERE cut)
+    FROM added GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+    ON CONFLICT (day, project_id, model, provider) DO UPDATE SET
+        requests = usage_days.requests + EXCLUDED.requests,
+        prompt_tokens = usage_days.prompt_tokens + EXCLUDED.prompt_tokens,
+        completion_tokens = usage_days.completion_tokens + EXCLUDED.completion_tokens,
+        cache_read_tokens = usage_days.cache_read_tokens + EXCLUDED.cache_read_tokens,
+        cache_write_tokens = usage_days.cache_write_tokens + EXCLUDED.cache_write_tokens,
+        reasoning_tokens = usage_days.reasoning_tokens + EXCLUDED.reasoning_tokens,
+        cost_nano_usd = usage_days.cost_nano_usd + EXCLUDED.cost_nano_usd,
+        estimated = usage_days.estimated + EXCLUDED.estimated,
+        cut = usage_days.cut + EXCLUDED.cut
+), spent AS (
+    SELECT finished_at / 86400000000 AS day, subject, cost_nano_usd
+    FROM added CROSS JOIN LATERAL (VALUES (token_id), (project_id), ('installation')) AS subjects (subject)
+    WHERE cost_nano_usd <> 0
+), by_day AS (
+    INSERT INTO spend_days (day, subject, nano_usd)
+    SELECT day, subject, SUM(cost_nano_usd)::BIGINT FROM spent GROUP BY 1, 2 ORDER BY 1, 2
+    ON CONFLICT (day, subject) DO UPDATE SET nano_usd = spend_days.nano_usd + EXCLUDED.nano_usd
 )
 INSERT INTO spend (subject, nano_usd)
-SELECT subject, SUM(cost_nano_usd)::BIGINT
-FROM (SELECT token_id AS subject, cost_nano_usd FROM added
-      UNION ALL SELECT project_id, cost_nano_usd FROM added) AS spent
-WHERE cost_nano_usd <> 0 GROUP BY subject ORDER BY subject
+SELECT subject, SUM(cost_nano_usd)::BIGINT FROM spent GROUP BY 1 ORDER BY 1
 ON CONFLICT (subject) DO UPDATE SET nano_usd = spend.nano_usd + EXCLUDED.nano_usd";
 
 /// The death of the database may lose what it acknowledged within its last moments; with `ledger.fsync` it may not.
 const UNSYNCED: &str = "SET LOCAL synchronous_commit = off";
+
+const SPENDING: &str = "\
+SELECT -1::BIGINT AS day, nano_usd FROM spend WHERE subject = $1
+UNION ALL SELECT day, nano_usd FROM spend_days WHERE day = ANY($2) AND subject = $1 AND day >= 0
+ORDER BY day";
+
+const FORGET_DAYS: &str = "DELETE FROM spend_days WHERE day < $1";
 
 const SPENT: &str = "SELECT subject, nano_usd FROM spend WHERE subject = ANY($1)";
 
@@ -180,7 +210,7 @@ impl LedgerStore for PostgresLedger {
                         .start()
                         .await?;
                     let mut summary = Summary::default();
-                    for part in parts(query.start, query.end) {
+                    for part in parts(&query) {
                         sum_up(&transaction, &query.group_by, part, &mut summary).await?;
                     }
                     transaction.commit().await?;
@@ -214,6 +244,40 @@ impl LedgerStore for PostgresLedger {
             .await
     }
 
+    async fn spending(&self, subject: &str, first_day: i64) -> Result<Spending, StoreError> {
+        let (subject, days) = (text(subject), days_looked_at(first_day));
+        self.database
+            .run(move |client| {
+                Box::pin(async move {
+                    // one statement, one view
+                    let rows = client
+                        .query_typed(SPENDING, &[(&subject, Type::TEXT), (&days, Type::INT8_ARRAY)])
+                        .await?;
+                    let mut spending = Spending::default();
+                    for row in rows {
+                        let amount = NanoUsd::from_nanos(row.try_get(1)?);
+                        match row.try_get(0)? {
+                            -1_i64 => spending.total = amount,
+                            day => spending.days.push((day, amount)),
+                        }
+                    }
+                    Ok(spending)
+                })
+            })
+            .await
+    }
+
+    async fn forget_spend_before(&self, day: i64) -> Result<(), StoreError> {
+        self.database
+            .run(move |client| {
+                Box::pin(async move {
+                    client.execute_typed(FORGET_DAYS, &[(&day, Type::INT8)]).await?;
+                    Ok(())
+                })
+            })
+            .await
+    }
+
     async fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
         self.database
             .run(move |client| {
@@ -234,6 +298,7 @@ async fn sum_up(
     summary: &mut Summary,
 ) -> Result<(), Failure> {
     let (table, when, requests, day, range) = match part {
+        Part::Days(from, to) => ("usage_days", "day", "SUM(requests)", "day", (from, to)),
         Part::Hours(from, to) => ("usage_hours", "hour", "SUM(requests)", "hour / 24", (from, to)),
         Part::Micros(from, to) => (
             "usage_records",
@@ -244,7 +309,7 @@ async fn sum_up(
         ),
     };
     let flag = |column: &str| match part {
-        Part::Hours(..) => format!("SUM({column})"),
+        Part::Days(..) | Part::Hours(..) => format!("SUM({column})"),
         Part::Micros(..) => format!("COUNT(*) FILTER (WHERE {column})"),
     };
     let columns = group_columns(groups, day);

@@ -4,21 +4,24 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, Row, named_params, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params, params_from_iter};
 
 use super::failure::Failure;
 use super::threads::Threads;
 use crate::domain::{NanoUsd, Timestamp, TokenUsage, UsageRecord};
 use crate::store::columns::offset;
 use crate::store::ledger::{
-    LedgerStore, Part, RecordFilter, Summary, UsageGroup, UsageQuery, UsageRow, UsageSums, day_text,
-    group_columns, parts,
+    INSTALLATION, LedgerStore, Part, RecordFilter, Spending, Summary, UsageGroup, UsageQuery, UsageRow,
+    UsageSums, day_text, days_looked_at, group_columns, parts,
 };
 use crate::store::ledger_columns::{RECORD_COLUMNS, RecordColumns};
 use crate::store::{Page, Paged, StoreError};
 
 /// `hour`, `project_id`, `token_id`, `model`, `provider`.
 type Group<'a> = (i64, &'a str, &'a str, &'a str, &'a str);
+
+/// Sums of a group: requests, five kinds of tokens, cost, estimated, cut.
+type Sums = [i64; 9];
 
 const INSERT: &str = "\
 INSERT INTO usage_records (record_id, request_id, project_id, token_id, endpoint, model, provider, served_model,
@@ -41,6 +44,33 @@ ON CONFLICT (hour, project_id, token_id, model, provider) DO UPDATE SET
     cost_nano_usd = cost_nano_usd + excluded.cost_nano_usd,
     estimated = estimated + excluded.estimated,
     cut = cut + excluded.cut";
+
+const ADD_DAY: &str = "\
+INSERT INTO usage_days (day, project_id, model, provider, requests, prompt_tokens, completion_tokens,
+    cache_read_tokens, cache_write_tokens, reasoning_tokens, cost_nano_usd, estimated, cut)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+ON CONFLICT (day, project_id, model, provider) DO UPDATE SET
+    requests = requests + excluded.requests,
+    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens,
+    cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
+    cache_write_tokens = cache_write_tokens + excluded.cache_write_tokens,
+    reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens,
+    cost_nano_usd = cost_nano_usd + excluded.cost_nano_usd,
+    estimated = estimated + excluded.estimated,
+    cut = cut + excluded.cut";
+
+const ADD_SPEND_OF_DAY: &str = "\
+INSERT INTO spend_days (day, subject, nano_usd) VALUES (?1, ?2, ?3)
+ON CONFLICT (day, subject) DO UPDATE SET nano_usd = nano_usd + excluded.nano_usd";
+
+const TOTAL: &str = "SELECT nano_usd FROM spend WHERE subject = ?1";
+
+// each day is looked up by itself: the table is in the order of days
+const SPENT_BY_DAY: &str = "\
+SELECT day, nano_usd FROM spend_days WHERE day IN (SELECT value FROM json_each(?1)) AND subject = ?2 ORDER BY day";
+
+const FORGET_DAYS: &str = "DELETE FROM spend_days WHERE day < ?1";
 
 const ADD_SPEND: &str = "\
 INSERT INTO spend (subject, nano_usd) VALUES (?1, ?2)
@@ -79,7 +109,7 @@ impl LedgerStore for SqliteLedger {
         self.threads
             .read(move |connection| {
                 let mut summary = Summary::default();
-                for part in parts(query.start, query.end) {
+                for part in parts(&query) {
                     sum_up(connection, &query.group_by, part, &mut summary)?;
                 }
                 Ok(summary.finish())
@@ -107,6 +137,36 @@ impl LedgerStore for SqliteLedger {
             .await
     }
 
+    async fn spending(&self, subject: &str, first_day: i64) -> Result<Spending, StoreError> {
+        let (subject, days) = (subject.to_owned(), days_looked_at(first_day));
+        let days = serde_json::Value::from(days).to_string();
+        self.threads
+            .read(move |connection| {
+                let total: Option<i64> = connection
+                    .prepare_cached(TOTAL)?
+                    .query_row(params![subject], |row| row.get(0))
+                    .optional()?;
+                let mut statement = connection.prepare_cached(SPENT_BY_DAY)?;
+                let rows = statement.query_map(params![days, subject], |row| {
+                    Ok((row.get(0)?, NanoUsd::from_nanos(row.get(1)?)))
+                })?;
+                Ok(Spending {
+                    total: NanoUsd::from_nanos(total.unwrap_or(0)),
+                    days: rows.collect::<Result<_, _>>()?,
+                })
+            })
+            .await
+    }
+
+    async fn forget_spend_before(&self, day: i64) -> Result<(), StoreError> {
+        self.threads
+            .write(move |connection| {
+                connection.prepare_cached(FORGET_DAYS)?.execute(params![day])?;
+                Ok(())
+            })
+            .await
+    }
+
     async fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
         self.threads
             .write(move |connection| {
@@ -121,8 +181,8 @@ impl LedgerStore for SqliteLedger {
 
 /// WHY: sums are added up here and written once for each group, for a group of records mostly has few of them.
 fn append(connection: &Connection, rows: &[RecordColumns]) -> Result<(), Failure> {
-    let mut hours: HashMap<Group<'_>, [i64; 9]> = HashMap::new();
-    let mut spent: HashMap<&str, i64> = HashMap::new();
+    let mut hours: HashMap<Group<'_>, Sums> = HashMap::new();
+    let mut spent: HashMap<(i64, &str), i64> = HashMap::new();
     let mut insert = connection.prepare_cached(INSERT)?;
     for row in rows {
         let n = &row.numbers;
@@ -161,7 +221,6 @@ fn append(connection: &Connection, rows: &[RecordColumns]) -> Result<(), Failure
             &*row.model,
             &*row.provider,
         );
-        let sums = hours.entry(group).or_default();
         let numbers = [
             1,
             n[1],
@@ -173,23 +232,47 @@ fn append(connection: &Connection, rows: &[RecordColumns]) -> Result<(), Failure
             i64::from(row.estimated),
             i64::from(row.cut),
         ];
-        for (sum, number) in sums.iter_mut().zip(numbers) {
-            *sum = sum.saturating_add(number);
-        }
-        for subject in [&*row.token_id, &*row.project_id] {
-            let sum = spent.entry(subject).or_default();
+        add(hours.entry(group).or_default(), &numbers);
+        for subject in [&*row.token_id, &*row.project_id, INSTALLATION] {
+            let sum = spent.entry((row.day(), subject)).or_default();
             *sum = sum.saturating_add(n[7]);
         }
     }
+    add_sums(connection, hours)?;
+    add_spend(connection, spent)
+}
+
+fn add(sums: &mut Sums, numbers: &Sums) {
+    for (sum, number) in sums.iter_mut().zip(numbers) {
+        *sum = sum.saturating_add(*number);
+    }
+}
+
+fn add_sums(connection: &Connection, hours: HashMap<Group<'_>, Sums>) -> Result<(), Failure> {
+    let mut days: HashMap<(i64, &str, &str, &str), Sums> = HashMap::new();
     let mut add_hour = connection.prepare_cached(ADD_HOUR)?;
     for ((hour, project, token, model, provider), n) in hours {
         add_hour.execute(params![
             hour, project, token, model, provider, n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8],
         ])?;
+        let day = (hour.div_euclid(24), project, model, provider);
+        add(days.entry(day).or_default(), &n);
     }
+    let mut add_day = connection.prepare_cached(ADD_DAY)?;
+    for ((day, project, model, provider), n) in days {
+        add_day.execute(params![
+            day, project, model, provider, n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8],
+        ])?;
+    }
+    Ok(())
+}
+
+fn add_spend(connection: &Connection, spent: HashMap<(i64, &str), i64>) -> Result<(), Failure> {
     let mut add_spend = connection.prepare_cached(ADD_SPEND)?;
-    for (subject, sum) in spent.into_iter().filter(|(_, sum)| *sum != 0) {
+    let mut add_day = connection.prepare_cached(ADD_SPEND_OF_DAY)?;
+    for ((day, subject), sum) in spent.into_iter().filter(|(_, sum)| *sum != 0) {
         add_spend.execute(params![subject, sum])?;
+        add_day.execute(params![day, subject, sum])?;
     }
     Ok(())
 }
@@ -201,6 +284,7 @@ fn sum_up(
     summary: &mut Summary,
 ) -> Result<(), Failure> {
     let (table, when, requests, day, range) = match part {
+        Part::Days(from, to) => ("usage_days", "day", "SUM(requests)", "day", (from, to)),
         Part::Hours(from, to) => ("usage_hours", "hour", "SUM(requests)", "hour / 24", (from, to)),
         Part::Micros(from, to) => (
             "usage_records",
