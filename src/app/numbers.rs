@@ -7,6 +7,7 @@ use super::build::Common;
 use crate::auth::AuthStatistics;
 use crate::cache::CacheStats;
 use crate::domain::spawn;
+use crate::limit::LimitStatistics;
 use crate::listen::{Drain, Front, FrontCounters};
 use crate::metering::ledger::LedgerStats;
 use crate::proxy::EdgeServer;
@@ -76,6 +77,21 @@ pub(super) fn connect(
     for (source, read) in of_ledger {
         let ledger = Arc::clone(&common.ledger);
         metrics.connect(source, move || read(&ledger.stats()));
+    }
+    let of_limits: [Read<LimitStatistics>; 7] = [
+        (Source::BudgetAccounts, |limits| limits.budgets.accounts as u64),
+        (Source::BudgetReserved, |limits| {
+            u64::try_from(limits.budgets.reserved.nanos()).unwrap_or(0)
+        }),
+        (Source::BudgetsNearlySpent, |limits| limits.budgets.warned_80),
+        (Source::BudgetsSpent, |limits| limits.budgets.warned_100),
+        (Source::RateBuckets, |limits| limits.buckets as u64),
+        (Source::RateBucketsForgotten, |limits| limits.buckets_forgotten),
+        (Source::GrantsLost, |limits| limits.grants_lost),
+    ];
+    for (source, read) in of_limits {
+        let limiter = Arc::clone(&common.limiter);
+        metrics.connect(source, move || read(&limiter.statistics()));
     }
     let of_tokens: [Read<AuthStatistics>; 3] = [
         (Source::KnownTokens, |auth| auth.known_tokens as u64),

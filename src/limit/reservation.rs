@@ -35,6 +35,11 @@ impl Reservation {
         }
     }
 
+    /// Nothing of the request is under way any more: its places are free for the next one.
+    pub fn end_places(&mut self) {
+        self.permits = [const { None }; 4];
+    }
+
     /// What `x-ratelimit-*` say: the tighter of token and project; `None` when neither has a rate.
     pub fn rate_standing(&self) -> Option<RateStanding> {
         self.rate

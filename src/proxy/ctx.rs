@@ -109,6 +109,14 @@ impl RequestCtx {
         }
     }
 
+    /// The provider has said all it has to say: the request's places under way are free. What it reserved of budgets stays
+    /// until it is settled.
+    pub fn end_places(&mut self) {
+        if let Some(reservation) = &mut self.reservation {
+            reservation.end_places();
+        }
+    }
+
     /// Whether the body can be sent again.
     pub fn body_can_be_repeated(&self) -> bool {
         !matches!(self.body, RequestBody::Streamed)

@@ -16,6 +16,7 @@ mod authentication;
 mod bench_itself;
 #[cfg(test)]
 mod broken_providers;
+mod budgets;
 #[cfg(test)]
 mod cache;
 mod cache_rules;

@@ -113,7 +113,7 @@ impl EdgeProxy {
         ctx.outcome.first_byte = Some(self.clock.monotonic().saturating_sub(ctx.arrival.started));
         if first.is_none() {
             // the head is all there is
-            ctx.reservation = None;
+            ctx.end_places();
             self.settle_bill(ctx, false).await;
         }
         if let Err(gone) = client.write_head(head).await {
@@ -130,7 +130,7 @@ impl EdgeProxy {
         };
         let ended = pump(self, first, source, client).await;
         // nothing of it is under way at the provider any more: free before the client hears the end
-        ctx.reservation = None;
+        ctx.end_places();
         ctx.outcome.bytes_out = client.bytes_out;
         match ended {
             Ok(()) => self.end_whole(ctx, client, fill, events.as_ref(), http_end).await,

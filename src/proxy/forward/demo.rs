@@ -91,7 +91,7 @@ impl EdgeProxy {
             }
             if left == 0 {
                 // its places are free before the client has it all
-                ctx.reservation = None;
+                ctx.end_places();
                 self.settle_bill(ctx, false).await;
             }
             client

@@ -88,7 +88,7 @@ impl Source<'_, '_> {
         let closes = done || is_whole(self.events.as_deref());
         if closes {
             // its places are free before the client has it all: its next request may come at once
-            self.ctx.reservation = None;
+            self.ctx.end_places();
         }
         if done && self.events.is_none() {
             // stored before the client has it all: its next request may come at once

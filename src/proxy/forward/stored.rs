@@ -58,7 +58,7 @@ impl EdgeProxy {
         }
         client.lose_audience();
         // the provider has said all it has to say
-        ctx.reservation = None;
+        ctx.end_places();
         ctx.outcome.status = answer.head(&*self.clock).status.as_u16();
         self.settle_bill(ctx, false).await;
         match self.write_stored(ctx, client, &answer, rules).await {

@@ -47,6 +47,20 @@ pub enum Source {
     LedgerSpoolBytes,
     /// Usage records that are lost.
     LedgerLost,
+    /// Budgets kept in memory.
+    BudgetAccounts,
+    /// What running requests have reserved of budgets, in billionths of a dollar.
+    BudgetReserved,
+    /// Budgets of which 80 percent were spent.
+    BudgetsNearlySpent,
+    /// Budgets that were spent.
+    BudgetsSpent,
+    /// Rate buckets kept in memory.
+    RateBuckets,
+    /// Rate buckets forgotten before they were full.
+    RateBucketsForgotten,
+    /// Grants that could not be returned.
+    GrantsLost,
     /// Credentials kept with whom they belong to.
     KnownTokens,
     /// Credentials remembered as nobody's.
@@ -75,8 +89,6 @@ impl Source {
     pub(super) fn shown(self) -> Shown {
         const HEADS: &str = "Request heads refused before they became requests.";
         const LINES: &str = "Log lines that were not written because the queue was full.";
-        let gauge = |name, help| (name, help, "gauge", "");
-        let counter = |name, help| (name, help, "counter", "");
         let (name, help, kind, labels) = match self {
             Self::ConnectionsOpen => gauge("connections_open", "Client connections open now."),
             Self::ConnectionsAccepted => {
@@ -126,16 +138,16 @@ impl Source {
                 "cache_fills_dropped_total",
                 "Answers whose storing had begun and that were not kept: cut, not whole, too large, purged meanwhile.",
             ),
-            Self::LedgerCommitted => counter("ledger_records_total", "Usage records in the store."),
-            Self::LedgerSpooled => counter(
-                "ledger_spooled_total",
-                "Usage records that went to the spool because the store was away.",
-            ),
-            Self::LedgerSpoolBytes => gauge("ledger_spool_bytes", "Bytes of the spool of usage records."),
-            Self::LedgerLost => counter(
-                "ledger_lost_total",
-                "Usage records that are lost: dropped when nothing took them, or unreadable in the spool.",
-            ),
+            Self::LedgerCommitted | Self::LedgerSpooled | Self::LedgerSpoolBytes | Self::LedgerLost => {
+                self.of_ledger()
+            }
+            Self::BudgetAccounts
+            | Self::BudgetReserved
+            | Self::BudgetsNearlySpent
+            | Self::BudgetsSpent
+            | Self::RateBuckets
+            | Self::RateBucketsForgotten
+            | Self::GrantsLost => self.of_limits(),
             Self::CacheCoalesced => counter(
                 "cache_coalesced_total",
                 "Requests answered by the provider call of an identical one that was under way.",
@@ -152,4 +164,56 @@ impl Source {
             labels,
         }
     }
+
+    fn of_ledger(self) -> Words {
+        match self {
+            Self::LedgerCommitted => counter("ledger_records_total", "Usage records in the store."),
+            Self::LedgerSpooled => counter(
+                "ledger_spooled_total",
+                "Usage records that went to the spool because the store was away.",
+            ),
+            Self::LedgerSpoolBytes => gauge("ledger_spool_bytes", "Bytes of the spool of usage records."),
+            Self::LedgerLost => counter(
+                "ledger_lost_total",
+                "Usage records that are lost: dropped when nothing took them, or unreadable in the spool.",
+            ),
+            // every other one is shown above
+            _ => gauge("", ""),
+        }
+    }
+
+    fn of_limits(self) -> Words {
+        const WARNINGS: &str = "Times a budget was nearly (80) or wholly (100 percent) spent.";
+        match self {
+            Self::BudgetAccounts => gauge("budget_accounts", "Budgets kept in memory."),
+            Self::BudgetReserved => gauge(
+                "budget_reserved_nano_usd",
+                "What running requests have reserved of budgets, in billionths of a US dollar.",
+            ),
+            Self::BudgetsNearlySpent => ("budget_warnings_total", WARNINGS, "counter", "{percent=\"80\"}"),
+            Self::BudgetsSpent => ("budget_warnings_total", WARNINGS, "counter", "{percent=\"100\"}"),
+            Self::RateBuckets => gauge("rate_buckets", "Rates kept in memory."),
+            Self::RateBucketsForgotten => counter(
+                "rate_buckets_forgotten_total",
+                "Rates forgotten at the bound before they were free again.",
+            ),
+            Self::GrantsLost => counter(
+                "grants_lost_total",
+                "Grants of requests that reached no provider and could not be returned.",
+            ),
+            // every other one is shown above
+            _ => gauge("", ""),
+        }
+    }
+}
+
+/// Name, help text, kind, labels.
+type Words = (&'static str, &'static str, &'static str, &'static str);
+
+const fn gauge(name: &'static str, help: &'static str) -> Words {
+    (name, help, "gauge", "")
+}
+
+const fn counter(name: &'static str, help: &'static str) -> Words {
+    (name, help, "counter", "")
 }
