@@ -26,9 +26,11 @@ build: deps
 	cargo build --release --locked
 
 test: deps-test
+	cargo fetch --locked
 	cargo test --locked
 
 test-long: deps-test
+	cargo fetch --locked
 	LLM_PROXY_TEST_LONG=1 cargo test --locked
 
 test-sdk: deps

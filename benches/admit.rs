@@ -23,7 +23,9 @@ use llm_proxy::domain::{
     Budget, BudgetPeriod, BudgetWarning, Clock, Limits, NanoUsd, Project, ProjectId, SystemClock, Timestamp,
     Token, TokenHash, TokenId,
 };
-use llm_proxy::limit::{Bound, BudgetWatch, Claim, Leases, LimitSettings, Limiter, Payer, Subject};
+use llm_proxy::limit::{
+    Bound, BudgetWatch, Claim, Leases, LimitSettings, Limiter, Payer, Spent, Subject, TokensThought,
+};
 use llm_proxy::store::tokens::RevokeCounts;
 use llm_proxy::store::{
     GrantOutcome, Page, Paged, Spending, StoreError, StoredPrincipal, TokenFilter, TokenStore,
@@ -144,12 +146,14 @@ fn budgets(
         bencher.iter(|| {
             let claim = limiter.claim(black_box(payer), bound).now_or_never()?;
             let mut reservation = limiter.reserve(unlimited, claim).now_or_never()?.ok()?;
-            limiter.charge(
-                Some(&mut reservation),
-                payer.token_id,
-                payer.project_id,
-                NanoUsd::from_nanos(1),
-            );
+            let spent = Spent {
+                token_id: payer.token_id,
+                project_id: payer.project_id,
+                cost: NanoUsd::from_nanos(1),
+                tokens: 1,
+                completion_tokens: 1,
+            };
+            limiter.charge(Some(&mut reservation), &spent);
             Some(())
         });
     });
@@ -182,6 +186,7 @@ fn subject(caller: &Principal, limits: Limits) -> Subject {
         project_limits: limits,
         max_requests: None,
         client: CLIENT,
+        tokens: TokensThought::default(),
     }
 }
 

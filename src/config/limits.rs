@@ -1,10 +1,19 @@
 //! `limits`: rates and concurrency, and how a fleet shares them.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::ops::RangeInclusive;
 
 use super::schema::Key;
 use super::section::{ANY_RATE, Section};
 use crate::domain::Limits;
+
+const TOKENS: &str = "Model tokens a minute: estimated when a request is let through, corrected once it is known what it used.";
+
+/// A place of a rate takes at least 60 nanoseconds to come back.
+const ANY_TPM: RangeInclusive<NonZeroU64> = NonZeroU64::MIN..=match NonZeroU64::new(Limits::MOST_TPM) {
+    Some(most) => most,
+    None => NonZeroU64::MIN,
+};
 
 pub(super) const KEYS: &[Key] = &[
     Key::new(
@@ -12,7 +21,7 @@ pub(super) const KEYS: &[Key] = &[
         "none",
         "Requests a minute of the whole installation: this many at once, refilled evenly; above: 429.",
     ),
-    Key::new("limits.global.tpm", "none", "Model tokens a minute.").inactive(),
+    Key::new("limits.global.tpm", "none", TOKENS),
     Key::new(
         "limits.global.concurrency",
         "none",
@@ -23,14 +32,14 @@ pub(super) const KEYS: &[Key] = &[
         "none",
         "Requests a minute of one client address (IPv6: of its /64).",
     ),
-    Key::new("limits.per_ip.tpm", "none", "Model tokens a minute.").inactive(),
+    Key::new("limits.per_ip.tpm", "none", TOKENS),
     Key::new("limits.per_ip.concurrency", "none", "Requests under way at once."),
     Key::new(
         "limits.default_token.rpm",
         "none",
         "Requests a minute of a token that has no limit of its own.",
     ),
-    Key::new("limits.default_token.tpm", "none", "Model tokens a minute.").inactive(),
+    Key::new("limits.default_token.tpm", "none", TOKENS),
     Key::new(
         "limits.default_token.concurrency",
         "none",
@@ -41,7 +50,7 @@ pub(super) const KEYS: &[Key] = &[
         "none",
         "Requests a minute of a project that has no limit of its own.",
     ),
-    Key::new("limits.default_project.tpm", "none", "Model tokens a minute.").inactive(),
+    Key::new("limits.default_project.tpm", "none", TOKENS),
     Key::new(
         "limits.default_project.concurrency",
         "none",
@@ -141,7 +150,7 @@ impl LimitsSettings {
 fn read_limits(section: &Section<'_>) -> Limits {
     Limits {
         rpm: section.optional_number("rpm", ANY_RATE),
-        tpm: None,
+        tpm: section.optional_number("tpm", ANY_TPM),
         concurrency: section.optional_number("concurrency", ANY_RATE),
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use quick_cache::DefaultHashBuilder;
 
-use super::charge::{Bucket, Charge, MOST_CHARGES, Refusal};
+use super::charge::{Charge, Key, MOST_CHARGES, Refusal};
 use super::gcra::{FullAt, Room};
 use crate::domain::Clock;
 
@@ -33,13 +33,13 @@ pub(super) struct LocalRates {
     owing: AtomicUsize,
 }
 
-type Shard = HashMap<Bucket, Kept, DefaultHashBuilder>;
+type Shard = HashMap<Key, Kept, DefaultHashBuilder>;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Kept {
     full_at: FullAt,
     /// Places given without Redis, of which it was not told yet.
-    owed: u32,
+    owed: u64,
 }
 
 /// As what this process gives places of its own.
@@ -78,7 +78,7 @@ impl LocalRates {
         }
     }
 
-    /// Takes one place of each, or of none.
+    /// Takes the places of each, or of none.
     pub(super) fn take(&self, charges: &[Charge], share: Share) -> Result<[Room; MOST_CHARGES], Refusal> {
         let now = nanos(self.clock.monotonic());
         let mut rooms = [Room::default(); MOST_CHARGES];
@@ -94,22 +94,37 @@ impl LocalRates {
         Ok(rooms)
     }
 
-    /// Returns one place of each.
+    /// Returns the places of each.
     pub(super) fn give_back(&self, charges: &[Charge], share: Share) {
         for charge in charges {
-            let mut shard = self.shard(charge.bucket).lock();
-            if let Some(kept) = shard.get_mut(&charge.bucket) {
-                kept.full_at = charge.rate.share_of(share.instances).give_back(kept.full_at);
+            let mut shard = self.shard(charge.key()).lock();
+            if let Some(kept) = shard.get_mut(&charge.key()) {
+                let rate = charge.rate.share_of(share.instances);
+                kept.full_at = rate.give_back(kept.full_at, charge.places);
                 if share.owing {
-                    self.owe(kept, kept.owed.saturating_sub(1));
+                    self.owe(kept, kept.owed.saturating_sub(charge.places));
                 }
+            }
+        }
+    }
+
+    /// Takes the places of each whether they are there or not: they are used already.
+    pub(super) fn take_anyway(&self, charges: &[Charge], share: Share) {
+        let now = nanos(self.clock.monotonic());
+        for charge in charges {
+            let mut shard = self.shard(charge.key()).lock();
+            let kept = self.kept(&mut shard, charge.key(), now);
+            let rate = charge.rate.share_of(share.instances);
+            kept.full_at = rate.charge(kept.full_at, now, charge.places);
+            if share.owing {
+                self.owe(kept, kept.owed.saturating_add(charge.places));
             }
         }
     }
 
     /// What Redis said of a bucket: everything is free again after `until_full`. The part of the rate that is
     /// used up there is used up here, and never less than was known.
-    pub(super) fn learn(&self, bucket: Bucket, until_full: Duration) {
+    pub(super) fn learn(&self, bucket: Key, until_full: Duration) {
         let now = nanos(self.clock.monotonic());
         let full_at = FullAt(now.saturating_add(nanos(until_full)));
         let mut shard = self.shard(bucket).lock();
@@ -118,13 +133,13 @@ impl LocalRates {
     }
 
     /// What Redis was not told of each bucket yet. Whoever asks tells it, or says [`owe_again`](Self::owe_again).
-    pub(super) fn take_owed(&self, charges: &[Charge]) -> [u32; MOST_CHARGES] {
+    pub(super) fn take_owed(&self, charges: &[Charge]) -> [u64; MOST_CHARGES] {
         let mut owed = [0; MOST_CHARGES];
         if self.owing.load(Ordering::Acquire) == 0 {
             return owed;
         }
         for (charge, owed) in charges.iter().zip(&mut owed) {
-            if let Some(kept) = self.shard(charge.bucket).lock().get_mut(&charge.bucket) {
+            if let Some(kept) = self.shard(charge.key()).lock().get_mut(&charge.key()) {
                 *owed = kept.owed;
                 self.owe(kept, 0);
             }
@@ -133,21 +148,21 @@ impl LocalRates {
     }
 
     /// Redis was not told after all, or nobody knows: then the bucket is rather charged twice than not at all.
-    pub(super) fn owe_again(&self, charges: &[Charge], owed: [u32; MOST_CHARGES]) {
+    pub(super) fn owe_again(&self, charges: &[Charge], owed: [u64; MOST_CHARGES]) {
         for (charge, owed) in charges.iter().zip(owed) {
             if owed > 0 {
-                let mut shard = self.shard(charge.bucket).lock();
+                let mut shard = self.shard(charge.key()).lock();
                 let now = nanos(self.clock.monotonic());
-                let kept = self.kept(&mut shard, charge.bucket, now);
-                self.owe(kept, kept.owed.saturating_add(owed).min(charge.rate.0.get()));
+                let kept = self.kept(&mut shard, charge.key(), now);
+                self.owe(kept, kept.owed.saturating_add(owed).min(charge.rate.most()));
             }
         }
     }
 
-    /// Redis took a place of this bucket for somebody who was answered without it: one less is owed.
-    pub(super) fn settle_one(&self, bucket: Bucket) {
-        if let Some(kept) = self.shard(bucket).lock().get_mut(&bucket) {
-            self.owe(kept, kept.owed.saturating_sub(1));
+    /// Redis took the places for somebody who was answered without it: so many less are owed.
+    pub(super) fn settle(&self, charge: &Charge) {
+        if let Some(kept) = self.shard(charge.key()).lock().get_mut(&charge.key()) {
+            self.owe(kept, kept.owed.saturating_sub(charge.places));
         }
     }
 
@@ -162,17 +177,19 @@ impl LocalRates {
     }
 
     fn take_one(&self, charge: &Charge, share: Share, now: u64) -> Result<Room, Duration> {
-        let mut shard = self.shard(charge.bucket).lock();
-        let kept = self.kept(&mut shard, charge.bucket, now);
-        let (next, room) = charge.rate.share_of(share.instances).take(kept.full_at, now)?;
+        let mut shard = self.shard(charge.key()).lock();
+        let kept = self.kept(&mut shard, charge.key(), now);
+        let rate = charge.rate.share_of(share.instances);
+        let (next, room) = rate.take(kept.full_at, now, charge.places)?;
         kept.full_at = next;
         if share.owing {
-            self.owe(kept, kept.owed.saturating_add(1).min(charge.rate.0.get()));
+            let owed = kept.owed.saturating_add(charge.places);
+            self.owe(kept, owed.min(charge.rate.most()));
         }
         Ok(room)
     }
 
-    fn kept<'shard>(&self, shard: &'shard mut Shard, bucket: Bucket, now: u64) -> &'shard mut Kept {
+    fn kept<'shard>(&self, shard: &'shard mut Shard, bucket: Key, now: u64) -> &'shard mut Kept {
         if shard.len() >= self.most_per_shard && !shard.contains_key(&bucket) {
             let gone = make_room(shard, now);
             self.forgotten.fetch_add(gone.in_use, Ordering::Relaxed);
@@ -181,7 +198,7 @@ impl LocalRates {
         shard.entry(bucket).or_default()
     }
 
-    fn owe(&self, kept: &mut Kept, owed: u32) {
+    fn owe(&self, kept: &mut Kept, owed: u64) {
         match (kept.owed, owed) {
             (0, 1..) => {
                 self.owing.fetch_add(1, Ordering::AcqRel);
@@ -194,7 +211,7 @@ impl LocalRates {
         kept.owed = owed;
     }
 
-    fn shard(&self, bucket: Bucket) -> &Mutex<Shard> {
+    fn shard(&self, bucket: Key) -> &Mutex<Shard> {
         &self.shards[(self.hasher.hash_one(bucket) >> 16) as usize % SHARDS]
     }
 }
@@ -244,6 +261,7 @@ fn nanos(time: Duration) -> u64 {
 mod tests {
     use super::*;
     use crate::domain::{ManualClock, ProjectId, Timestamp, TokenId};
+    use crate::limit::charge::Bucket;
     use crate::limit::gcra::Rate;
     use std::num::NonZeroU32;
 
@@ -255,14 +273,16 @@ mod tests {
                 token: TokenId::from_bytes(bytes),
                 project: ProjectId::from_bytes([0; 16]),
             },
-            rate: Rate(NonZeroU32::new(rpm).unwrap()),
+            rate: Rate::requests(NonZeroU32::new(rpm).unwrap()),
+            places: 1,
         }
     }
 
     fn project(rpm: u32) -> Charge {
         Charge {
             bucket: Bucket::Project(ProjectId::from_bytes([0; 16])),
-            rate: Rate(NonZeroU32::new(rpm).unwrap()),
+            rate: Rate::requests(NonZeroU32::new(rpm).unwrap()),
+            places: 1,
         }
     }
 

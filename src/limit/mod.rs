@@ -6,21 +6,24 @@ mod concurrency;
 mod gcra;
 pub mod lease;
 mod local;
+mod rates;
 pub mod redis;
+mod refuse;
 mod reservation;
 mod settings;
 mod standing;
+mod tokens;
 
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
 use crate::domain::client_address::limit_key;
-use crate::domain::denial::LimitScope;
 use crate::domain::{Budget, Clock, Denial, DenialCode, Limits, NanoUsd, ProjectId, TokenId, spawn};
 use crate::store::{GrantOutcome, StoreError};
 
@@ -29,14 +32,14 @@ pub use lease::{Backlog, Leases, WholeSlices};
 pub use redis::RedisRates;
 pub use reservation::Reservation;
 pub use settings::{BudgetDefaults, Fallback, FleetSize, LimitSettings};
-pub use standing::RateStanding;
+pub use standing::{RateStanding, Standings};
 
 use budget::{Budgets, Hold, Holders, NotReserved};
-use charge::{Bucket, Charge, MOST_CHARGES, Refusal};
+use charge::{Bucket, Charges, one_request, tokens};
 use concurrency::{Concurrency, Permit};
-use gcra::{Rate, Room};
-use local::{LocalRates, Share};
+use rates::Rates;
 use reservation::{GrantHold, Returns};
+use tokens::TokenHold;
 
 /// Who wants to send a request, and what limits him.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +56,32 @@ pub struct Subject {
     pub max_requests: Option<NonZeroU64>,
     /// The client's address.
     pub client: IpAddr,
+    /// How many tokens it may use, for rates of them.
+    pub tokens: TokensThought,
+}
+
+/// How many tokens a request is thought to use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TokensThought {
+    /// Of the prompt.
+    pub prompt: u64,
+    /// Of the answer, at most, as the client declared it; `None`: as many as answers usually have here.
+    pub completion: Option<u64>,
+}
+
+/// What a request has used.
+#[derive(Debug, Clone, Copy)]
+pub struct Spent {
+    /// Whose token.
+    pub token_id: TokenId,
+    /// Whose project.
+    pub project_id: ProjectId,
+    /// Its cost.
+    pub cost: NanoUsd,
+    /// Its tokens, of prompt and answer.
+    pub tokens: u64,
+    /// Of these: of the answer.
+    pub completion_tokens: u64,
 }
 
 /// A refusal, and where the refusing rate stands, for the headers.
@@ -60,8 +89,8 @@ pub struct Subject {
 pub struct Refused {
     /// What the client is told.
     pub denial: Denial,
-    /// The rate of token or project that refused; `None` when something else did.
-    pub rate: Option<RateStanding>,
+    /// The rate of token or project that refused; nothing when something else did.
+    pub standings: Standings,
 }
 
 impl From<Refused> for Denial {
@@ -116,18 +145,13 @@ impl Claim {
 /// process, `max_requests` behind the port [`Grants`].
 pub struct Limiter {
     settings: Arc<ArcSwap<LimitSettings>>,
-    local: Arc<LocalRates>,
-    shared: Option<Arc<RedisRates>>,
+    rates: Arc<Rates>,
     concurrency: Arc<Concurrency>,
     leases: Arc<dyn Leases>,
     returns: Arc<Returns>,
     budgets: Arc<Budgets>,
-}
-
-/// Where places were taken, so that they go back there.
-enum Taken {
-    Locally(Share),
-    InRedis,
+    /// Tokens of an answer, on the average of the last ones.
+    usual_answer: AtomicU64,
 }
 
 impl Limiter {
@@ -140,17 +164,14 @@ impl Limiter {
         watch: Arc<dyn BudgetWatch>,
     ) -> Self {
         let budgets = Budgets::new(Arc::clone(&leases), Arc::clone(&clock), watch);
-        let local = shared
-            .as_ref()
-            .map_or_else(|| Arc::new(LocalRates::new(clock)), |shared| shared.local());
         Self {
+            rates: Arc::new(Rates::new(Arc::clone(&settings), clock, shared)),
             settings,
-            local,
-            shared,
             concurrency: Concurrency::new(),
             returns: Returns::start(Arc::clone(&leases)),
             leases,
             budgets,
+            usual_answer: AtomicU64::new(0),
         }
     }
 
@@ -164,13 +185,12 @@ impl Limiter {
             return Ok(());
         }
         let settings = arc_swap::Guard::into_inner(settings);
-        let global = settings.global.rpm.map(|rpm| charge(Bucket::Global, rpm));
+        let global = settings.global.rpm.map(|rpm| one_request(Bucket::Global, rpm));
         let address = settings
             .per_ip
             .rpm
-            .map(|rpm| charge(Bucket::Address(limit_key(client)), rpm));
-        let (charges, count) = listed(global, address);
-        let taken = self.take(&charges[..count], &settings).await;
+            .map(|rpm| one_request(Bucket::Address(limit_key(client)), rpm));
+        let taken = self.rates.take(&Charges::of([global, address]), &settings).await;
         taken.map(|_| ()).map_err(|refused| refused.denial)
     }
 
@@ -200,16 +220,26 @@ impl Limiter {
         Claim(reserved.map(Some))
     }
 
-    /// A request has cost this: what it had reserved for it is free, and its budgets are charged.
-    pub fn charge(
-        &self,
-        reservation: Option<&mut Reservation>,
-        token: TokenId,
-        project: ProjectId,
-        cost: NanoUsd,
-    ) {
-        let hold = reservation.and_then(|reservation| reservation.budget.take());
-        self.budgets.settle(hold, Holders(token, project), cost);
+    /// A request has used this: what it had reserved is free, its budgets are charged and its rates of tokens corrected.
+    pub fn charge(&self, reservation: Option<&mut Reservation>, spent: &Spent) {
+        let mut hold = None;
+        if let Some(reservation) = reservation {
+            hold = reservation.budget.take();
+            if let Some(tokens) = reservation.tokens.take() {
+                self.note_answer(spent.completion_tokens);
+                tokens.settle(spent.tokens);
+            }
+        }
+        let holders = Holders(spent.token_id, spent.project_id);
+        self.budgets.settle(hold, holders, spent.cost);
+    }
+
+    /// Remembers how long answers are, for requests that do not say.
+    fn note_answer(&self, tokens: u64) {
+        let average = self.usual_answer.load(Ordering::Relaxed);
+        let next = average - average / 8 + tokens.min(u64::from(u32::MAX)) / 8;
+        // two at once: one of them is not remembered
+        self.usual_answer.store(next, Ordering::Relaxed);
     }
 
     /// Everything a request needs before it may leave for a provider: rates of token and project, then
@@ -226,14 +256,37 @@ impl Limiter {
             token: subject.token_id,
             project: subject.project_id,
         };
-        let (charges, count) = listed(
-            token.rpm.map(|rpm| charge(of_token, rpm)),
-            project
-                .rpm
-                .map(|rpm| charge(Bucket::Project(subject.project_id), rpm)),
+        let of_project = Bucket::Project(subject.project_id);
+        let estimate = subject.tokens.prompt.saturating_add(
+            subject
+                .tokens
+                .completion
+                .unwrap_or_else(|| self.usual_answer.load(Ordering::Relaxed)),
         );
-        let charges = &charges[..count];
-        let (taken, rooms) = self.take(charges, &settings).await?;
+        let of_caller = Charges::of([
+            token.rpm.map(|rpm| one_request(of_token, rpm)),
+            project.rpm.map(|rpm| one_request(of_project, rpm)),
+            token.tpm.map(|tpm| tokens(of_token, tpm, estimate)),
+            project.tpm.map(|tpm| tokens(of_project, tpm, estimate)),
+        ]);
+        let of_all = Charges::of([
+            settings
+                .global
+                .tpm
+                .map(|tpm| tokens(Bucket::Global, tpm, estimate)),
+            settings
+                .per_ip
+                .tpm
+                .map(|tpm| tokens(Bucket::Address(limit_key(subject.client)), tpm, estimate)),
+        ]);
+        let taken = self.rates.take(&of_caller, &settings).await?;
+        let taken_of_all = match self.rates.take(&of_all, &settings).await {
+            Ok(taken) => taken,
+            Err(refused) => {
+                self.rates.give_back(&taken).await;
+                return Err(refused);
+            }
+        };
         let rest = async {
             let permits = self.enter(subject, token, project, &settings)?;
             let mut grant = match subject.max_requests {
@@ -249,7 +302,7 @@ impl Limiter {
                     }
                     Err(match refusal {
                         NotReserved::Short(denial) => denial,
-                        NotReserved::Unknown(error) => unknown_budget(&error),
+                        NotReserved::Unknown(error) => refuse::unknown_budget(&error),
                     })
                 }
             }
@@ -259,11 +312,16 @@ impl Limiter {
                 permits,
                 grant,
                 budget,
-                rate: tightest(charges, &rooms),
+                standings: taken.standings(),
+                tokens: TokenHold::of(&self.rates, &[taken, taken_of_all]),
             }),
             Err(denial) => {
-                self.give_back(charges, &taken).await;
-                Err(Refused { denial, rate: None })
+                self.rates.give_back(&taken).await;
+                self.rates.give_back(&taken_of_all).await;
+                Err(Refused {
+                    denial,
+                    standings: Standings::default(),
+                })
             }
         }
     }
@@ -276,58 +334,10 @@ impl Limiter {
     /// For metrics.
     pub fn statistics(&self) -> LimitStatistics {
         LimitStatistics {
-            buckets: self.local.len(),
-            buckets_forgotten: self.local.forgotten(),
+            buckets: self.rates.buckets(),
+            buckets_forgotten: self.rates.buckets_forgotten(),
             grants_lost: self.returns.lost(),
             budgets: self.budgets.statistics(),
-        }
-    }
-
-    async fn take(
-        &self,
-        charges: &[Charge],
-        settings: &Arc<LimitSettings>,
-    ) -> Result<(Taken, [Room; MOST_CHARGES]), Refused> {
-        if charges.is_empty() {
-            return Ok((Taken::Locally(Share::WHOLE), [Room::default(); MOST_CHARGES]));
-        }
-        if settings.shared
-            && let Some(shared) = &self.shared
-        {
-            // WHY: boxed, so that requests of an installation without Redis do not carry its state around
-            match Box::pin(shared.take(charges, settings)).await {
-                Some(Ok(rooms)) => return Ok((Taken::InRedis, rooms)),
-                Some(Err(refusal)) => return Err(refused(charges, refusal)),
-                None if settings.fallback == Fallback::Refuse => return Err(unavailable(charges)),
-                None => {}
-            }
-        }
-        let share = self.share(settings);
-        match self.local.take(charges, share) {
-            Ok(rooms) => Ok((Taken::Locally(share), rooms)),
-            Err(refusal) => Err(refused(charges, refusal)),
-        }
-    }
-
-    async fn give_back(&self, charges: &[Charge], taken: &Taken) {
-        match (taken, &self.shared) {
-            (Taken::Locally(share), _) => self.local.give_back(charges, *share),
-            (Taken::InRedis, Some(shared)) => {
-                Box::pin(shared.give_back(charges, &self.settings.load_full())).await;
-            }
-            (Taken::InRedis, None) => {}
-        }
-    }
-
-    /// What this process gives of a rate while Redis does not count for all.
-    fn share(&self, settings: &LimitSettings) -> Share {
-        let shared = self.shared.as_ref().filter(|_| settings.shared);
-        Share {
-            instances: match settings.fleet_size {
-                FleetSize::Fixed(count) => count.get(),
-                FleetSize::Auto => shared.map_or(1, |shared| shared.instances()),
-            },
-            owing: shared.is_some(),
         }
     }
 
@@ -348,7 +358,7 @@ impl Limiter {
                 .concurrency
                 .enter(bucket, settings.fleet_size.share_rounded_up(most))
                 .map(Some)
-                .ok_or_else(|| too_many_under_way(bucket.scope(), most)),
+                .ok_or_else(|| refuse::too_many_under_way(bucket.scope(), most)),
         };
         Ok([
             enter(of_token, token.concurrency)?,
@@ -381,114 +391,11 @@ impl Limiter {
                     "this token has used up its `{most}` requests; ask for a new one or a higher `max_requests`"
                 ),
             )),
-            Ok(Ok(Err(error))) => Err(store_unavailable(&error)),
-            Ok(Err(_)) | Err(_) => Err(store_unavailable(&StoreError::Unavailable(format!(
+            Ok(Ok(Err(error))) => Err(refuse::uncounted(&error)),
+            Ok(Err(_)) | Err(_) => Err(refuse::uncounted(&StoreError::Unavailable(format!(
                 "no answer within {timeout:?}"
             )))),
         }
-    }
-}
-
-fn charge(bucket: Bucket, rpm: NonZeroU32) -> Charge {
-    Charge {
-        bucket,
-        rate: Rate(rpm),
-    }
-}
-
-/// Those that are there, in order, and how many.
-fn listed(first: Option<Charge>, second: Option<Charge>) -> ([Charge; MOST_CHARGES], usize) {
-    match (first, second) {
-        (Some(first), Some(second)) => ([first, second], 2),
-        (Some(one), None) | (None, Some(one)) => ([one, one], 1),
-        (None, None) => ([charge(Bucket::Global, NonZeroU32::MAX); MOST_CHARGES], 0),
-    }
-}
-
-fn tightest(charges: &[Charge], rooms: &[Room; MOST_CHARGES]) -> Option<RateStanding> {
-    charges
-        .iter()
-        .zip(rooms)
-        .map(|(charge, room)| RateStanding {
-            limit: charge.rate.0.get(),
-            remaining: room.remaining,
-            reset: room.reset,
-        })
-        .reduce(RateStanding::tighter)
-}
-
-fn refused(charges: &[Charge], refusal: Refusal) -> Refused {
-    let charge = charges[refusal.index.min(charges.len() - 1)];
-    let (scope, rpm) = (charge.bucket.scope(), charge.rate.0.get());
-    let denial = Denial::new(
-        DenialCode::RateLimitExceeded,
-        format!(
-            "the rate limit of {} is reached: `{rpm}` requests a minute",
-            whose(scope)
-        ),
-    )
-    .with_retry_after(refusal.wait)
-    .with_scope(scope);
-    let rate = matches!(scope, LimitScope::Token | LimitScope::Project).then_some(RateStanding {
-        limit: rpm,
-        remaining: 0,
-        reset: charge.rate.reset_when_refused(refusal.wait),
-    });
-    Refused { denial, rate }
-}
-
-fn unavailable(charges: &[Charge]) -> Refused {
-    let scope = charges[0].bucket.scope();
-    Refused {
-        denial: Denial::new(
-            DenialCode::RateLimitExceeded,
-            format!(
-                "the rate limit of {} cannot be checked now because Redis does not answer",
-                whose(scope)
-            ),
-        )
-        .with_retry_after(Duration::from_secs(1))
-        .with_scope(scope),
-        rate: None,
-    }
-}
-
-fn too_many_under_way(scope: LimitScope, most: NonZeroU32) -> Denial {
-    Denial::new(
-        DenialCode::RateLimitExceeded,
-        format!(
-            "{} has `{most}` requests under way, as many as allowed at once",
-            whose(scope)
-        ),
-    )
-    .with_retry_after(Duration::from_secs(1))
-    .with_scope(scope)
-}
-
-fn store_unavailable(error: &StoreError) -> Denial {
-    log::warn!(kind = error.kind(); "a grant could not be taken: {error}");
-    Denial::new(
-        DenialCode::StoreUnavailable,
-        "the requests of this token cannot be counted now because the store does not answer; try again",
-    )
-    .with_retry_after(Duration::from_secs(1))
-}
-
-fn unknown_budget(error: &StoreError) -> Denial {
-    log::warn!(kind = error.kind(); "what is left of a budget could not be read: {error}");
-    Denial::new(
-        DenialCode::StoreUnavailable,
-        "what is left of a budget cannot be read now because the store does not answer; try again",
-    )
-    .with_retry_after(Duration::from_secs(1))
-}
-
-fn whose(scope: LimitScope) -> &'static str {
-    match scope {
-        LimitScope::Global => "this proxy",
-        LimitScope::Ip => "this address",
-        LimitScope::Token => "this token",
-        LimitScope::Project => "this project",
     }
 }
 

@@ -25,8 +25,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
 use super::LimitSettings;
-use super::charge::{Bucket, Charge, MOST_CHARGES, Refusal};
-use super::gcra::Room;
+use super::charge::{Bucket, Charge, Charges, MOST_CHARGES, Refusal};
+use super::gcra::{Room, Unit};
 use super::local::LocalRates;
 use crate::domain::{Clock, Secret, TokenId, spawn};
 
@@ -71,37 +71,23 @@ pub struct RedisRates {
 #[derive(Debug, Clone, Copy)]
 struct Call {
     action: Action,
-    charges: [Charge; MOST_CHARGES],
-    count: usize,
+    charges: Charges,
     /// Places of each that were given without Redis.
-    owed: [u32; MOST_CHARGES],
+    owed: [u64; MOST_CHARGES],
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
+    /// The places of each, or of none.
     Take,
+    /// Whatever is there: they are used already.
+    TakeAnyway,
+    /// They were not used.
     Give,
 }
 
 /// What Redis says to a call.
 type Verdict = Result<[Room; MOST_CHARGES], Refusal>;
-
-impl Call {
-    fn new(action: Action, charges: &[Charge], owed: [u32; MOST_CHARGES]) -> Self {
-        let mut all = [charges[0]; MOST_CHARGES];
-        all[..charges.len()].copy_from_slice(charges);
-        Self {
-            action,
-            charges: all,
-            count: charges.len(),
-            owed,
-        }
-    }
-
-    fn charges(&self) -> &[Charge] {
-        &self.charges[..self.count]
-    }
-}
 
 impl RedisRates {
     /// Begins to connect on `runtime` and keeps at it; does not wait for Redis.
@@ -192,28 +178,50 @@ impl RedisRates {
         let _ = tokio::time::timeout(Duration::from_millis(500), self.client.quit()).await;
     }
 
-    /// Takes one place of each, or of none. `None`: Redis does not answer.
+    /// Takes the places of each, or of none. `None`: Redis does not answer.
     pub(super) async fn take(
         self: &Arc<Self>,
-        charges: &[Charge],
+        charges: &Charges,
         settings: &Arc<LimitSettings>,
     ) -> Option<Verdict> {
         if !self.may_try() {
             return None;
         }
-        let call = Call::new(Action::Take, charges, self.local.take_owed(charges));
+        let call = Box::new(Call {
+            action: Action::Take,
+            charges: *charges,
+            owed: self.local.take_owed(charges),
+        });
         let (answer, answered) = oneshot::channel();
         let asking = Arc::clone(self).ask(call, Arc::clone(settings), answer);
         spawn::spawn_on(&self.runtime, "redis rates", asking);
         answered.await.ok().flatten()
     }
 
-    /// Returns one place of each; when Redis does not answer, they stay taken until they refill.
-    pub(super) async fn give_back(&self, charges: &[Charge], settings: &LimitSettings) {
+    /// Returns the places of each; when Redis does not answer, they stay taken until they refill.
+    pub(super) async fn give_back(&self, charges: &Charges, settings: &LimitSettings) {
+        self.change(Action::Give, charges, settings).await;
+    }
+
+    /// Takes the places of each whether they are there or not, or returns them, in a task of its own. When Redis does not
+    /// answer nothing changes.
+    pub(super) fn correct(self: &Arc<Self>, charges: &Charges, used: bool, settings: Arc<LimitSettings>) {
+        let action = if used { Action::TakeAnyway } else { Action::Give };
+        let (rates, charges) = (Arc::clone(self), *charges);
+        spawn::spawn_on(&self.runtime, "redis rates", async move {
+            rates.change(action, &charges, &settings).await;
+        });
+    }
+
+    async fn change(&self, action: Action, charges: &Charges, settings: &LimitSettings) {
         if charges.is_empty() || !self.may_try() {
             return;
         }
-        let call = Call::new(Action::Give, charges, [0; MOST_CHARGES]);
+        let call = Call {
+            action,
+            charges: *charges,
+            owed: [0; MOST_CHARGES],
+        };
         match tokio::time::timeout(settings.redis_timeout, self.call(&call, settings)).await {
             Ok(Ok(_)) => self.answered(),
             Ok(Err(error)) => self.failed(error.details()),
@@ -224,7 +232,7 @@ impl RedisRates {
     /// One call from beginning to end, also when nobody waits for its answer any more.
     async fn ask(
         self: Arc<Self>,
-        call: Call,
+        call: Box<Call>,
         settings: Arc<LimitSettings>,
         answer: oneshot::Sender<Option<Verdict>>,
     ) {
@@ -252,10 +260,10 @@ impl RedisRates {
             }
         };
         if verdict.is_none() {
-            self.local.owe_again(call.charges(), call.owed);
+            self.local.owe_again(&call.charges, call.owed);
         }
         if answer.send(verdict).is_err() && matches!(verdict, Some(Ok(_))) {
-            self.give_back(call.charges(), &settings).await;
+            self.give_back(&call.charges, &settings).await;
         }
     }
 
@@ -263,11 +271,11 @@ impl RedisRates {
     /// nothing stays taken until it refills: another instance may owe it, and would come too late.
     fn settle_late(&self, call: &Call, verdict: Option<Verdict>) {
         match verdict {
-            None => self.local.owe_again(call.charges(), call.owed),
+            None => self.local.owe_again(&call.charges, call.owed),
             Some(Err(_)) => {}
             Some(Ok(_)) => {
-                for charge in call.charges() {
-                    self.local.settle_one(charge.bucket);
+                for charge in &*call.charges {
+                    self.local.settle(charge);
                 }
             }
         }
@@ -276,24 +284,24 @@ impl RedisRates {
     /// Reads the script's answer, and learns from it for the fallback.
     fn understand(&self, call: &Call, numbers: &[i64]) -> Option<Verdict> {
         match numbers {
-            [0, 0, pairs @ ..] if pairs.len() == call.count * 2 => {
+            [0, 0, pairs @ ..] if pairs.len() == call.charges.len() * 2 => {
                 let mut rooms = [Room::default(); MOST_CHARGES];
-                for ((room, pair), charge) in rooms.iter_mut().zip(pairs.chunks_exact(2)).zip(call.charges())
-                {
-                    room.remaining = u32::try_from(pair[0]).unwrap_or(0);
+                let charges = call.charges.iter();
+                for ((room, pair), charge) in rooms.iter_mut().zip(pairs.chunks_exact(2)).zip(charges) {
+                    room.remaining = u64::try_from(pair[0]).unwrap_or(0);
                     room.reset = micros(pair[1]);
-                    self.local.learn(charge.bucket, room.reset);
+                    self.local.learn(charge.key(), room.reset);
                 }
                 Some(Ok(rooms))
             }
-            [index, wait] if (1..=call.count as i64).contains(index) => {
+            [index, wait] if (1..=call.charges.len() as i64).contains(index) => {
                 let refusal = Refusal {
                     index: (*index - 1) as usize,
                     wait: micros(*wait),
                 };
                 let charge = call.charges[refusal.index];
-                self.local
-                    .learn(charge.bucket, charge.rate.reset_when_refused(refusal.wait));
+                let reset = charge.rate.reset_when_refused(refusal.wait, charge.places);
+                self.local.learn(charge.key(), reset);
                 Some(Err(refusal))
             }
             _ => {
@@ -304,19 +312,22 @@ impl RedisRates {
     }
 
     async fn call(&self, call: &Call, settings: &LimitSettings) -> Result<Vec<i64>, fred::error::Error> {
-        let charges = call.charges();
+        let charges = &call.charges;
         let keys: Vec<String> = charges
             .iter()
-            .map(|charge| key(&settings.prefix, charge.bucket))
+            .map(|charge| key(&settings.prefix, charge))
             .collect();
         let word = match call.action {
             Action::Take => "take",
-            Action::Give => "give",
+            Action::TakeAnyway | Action::Give => "add",
         };
-        let mut arguments = Vec::with_capacity(charges.len() * 2 + 1);
+        let mut arguments = Vec::with_capacity(charges.len() * 4 + 1);
         arguments.push(word.to_owned());
         for (charge, owed) in charges.iter().zip(call.owed) {
-            arguments.push(charge.rate.0.to_string());
+            let sign = if call.action == Action::Give { "-" } else { "" };
+            arguments.push(charge.rate.most().to_string());
+            arguments.push(u8::from(charge.rate.unit() == Unit::Tokens).to_string());
+            arguments.push(format!("{sign}{}", charge.places));
             arguments.push(owed.to_string());
         }
         let options = options(settings.redis_timeout + LATE);
@@ -416,17 +427,21 @@ fn options(timeout: Duration) -> Options {
 
 /// Buckets of one call lie in one slot of a cluster: those of a token with its project's, those of
 /// addresses with the global one. Addresses are hashed.
-fn key(prefix: &str, bucket: Bucket) -> String {
-    match bucket {
-        Bucket::Global => format!("{prefix}rate:{{all}}"),
+fn key(prefix: &str, charge: &Charge) -> String {
+    let prefix = match charge.rate.unit() {
+        Unit::Requests => format!("{prefix}rate:"),
+        Unit::Tokens => format!("{prefix}tokens:"),
+    };
+    match charge.bucket {
+        Bucket::Global => format!("{prefix}{{all}}"),
         Bucket::Address(address) => {
             let digest = Sha256::digest(address.to_string().as_bytes());
             let mut short = [0; 16];
             short.copy_from_slice(&digest[..16]);
-            format!("{prefix}rate:{{all}}:ip:{:032x}", u128::from_be_bytes(short))
+            format!("{prefix}{{all}}:ip:{:032x}", u128::from_be_bytes(short))
         }
-        Bucket::Token { token, project } => format!("{prefix}rate:{{{project}}}:token:{token}"),
-        Bucket::Project(project) => format!("{prefix}rate:{{{project}}}"),
+        Bucket::Token { token, project } => format!("{prefix}{{{project}}}:token:{token}"),
+        Bucket::Project(project) => format!("{prefix}{{{project}}}"),
     }
 }
 

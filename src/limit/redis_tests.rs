@@ -90,7 +90,10 @@ async fn instance(server: &Server, change: impl FnOnce(&mut LimitSettings)) -> I
     let rates =
         RedisRates::connect(&server.url(), &Handle::current(), clock.clone(), settings.clone()).unwrap();
     let limiter = limiter(settings, clock, Some(rates.clone()));
-    until(|| rates.rates_sha.get().is_some()).await;
+    assert!(
+        rates.joined_within(Duration::from_secs(10)).await,
+        "redis answers"
+    );
     Instance { rates, limiter }
 }
 
@@ -148,7 +151,8 @@ async fn the_script_says_what_the_local_rule_says() {
             .reserve(both, Claim::nothing())
             .await
             .unwrap()
-            .rate_standing()
+            .standings()
+            .requests
             .unwrap();
         assert_eq!((standing.limit, standing.remaining), (3, left));
     }
@@ -170,7 +174,8 @@ async fn the_script_says_what_the_local_rule_says() {
         .reserve(both, Claim::nothing())
         .await
         .unwrap()
-        .rate_standing()
+        .standings()
+        .requests
         .unwrap();
     assert_eq!(
         (standing.limit, standing.remaining),
@@ -212,7 +217,8 @@ async fn a_place_that_concurrency_refused_goes_back_to_redis() {
         .reserve(one_at_once, Claim::nothing())
         .await
         .unwrap()
-        .rate_standing()
+        .standings()
+        .requests
         .unwrap();
     assert_eq!(standing.remaining, 8);
 }
@@ -467,20 +473,25 @@ async fn an_instance_that_leaves_is_not_counted_any_more() {
     assert_eq!(one.rates.instances(), 1);
 }
 
+fn key_of(bucket: Bucket) -> String {
+    let one = crate::limit::charge::one_request(bucket, NonZeroU32::MIN);
+    key("llmproxy:", &one)
+}
+
 #[test]
 fn keys_hold_ids_and_keep_the_buckets_of_one_call_in_one_slot() {
     let project = crate::domain::ProjectId::from_bytes([2; 16]);
     let token = TokenId::from_bytes([1; 16]);
-    let of_token = key("llmproxy:", Bucket::Token { token, project });
+    let of_token = key_of(Bucket::Token { token, project });
     assert_eq!(
         of_token,
         "llmproxy:rate:{02020202-0202-0202-0202-020202020202}:token:01010101-0101-0101-0101-010101010101"
     );
     assert_eq!(
-        key("llmproxy:", Bucket::Project(project)),
+        key_of(Bucket::Project(project)),
         "llmproxy:rate:{02020202-0202-0202-0202-020202020202}"
     );
-    let of_address = key("llmproxy:", Bucket::Address("192.0.2.1".parse().unwrap()));
+    let of_address = key_of(Bucket::Address("192.0.2.1".parse().unwrap()));
     assert!(of_address.starts_with("llmproxy:rate:{all}:ip:") && !of_address.contains("192.0.2.1"));
     assert_eq!(of_address.len(), "llmproxy:rate:{all}:ip:".len() + 32);
 }
@@ -504,4 +515,70 @@ async fn a_url_that_cannot_be_used_is_refused_without_its_password() {
             assert!(!error.to_string().contains("hunter2"), "{error}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn tokens_are_shared_and_corrected_in_redis() {
+    let server = Server::start();
+    let (one, two) = (instance(&server, |_| ()).await, instance(&server, |_| ()).await);
+    both_know(&one, &two).await;
+    let limited = |prompt| crate::limit::Subject {
+        token_limits: crate::domain::Limits {
+            tpm: std::num::NonZeroU64::new(1000),
+            ..Default::default()
+        },
+        tokens: crate::limit::TokensThought {
+            prompt,
+            completion: Some(0),
+        },
+        ..subject()
+    };
+    let spent = |tokens| crate::limit::Spent {
+        token_id: subject().token_id,
+        project_id: subject().project_id,
+        cost: crate::domain::NanoUsd::ZERO,
+        tokens,
+        completion_tokens: 0,
+    };
+    let remaining = async |instance: &Instance, prompt| {
+        let taken = instance.limiter.reserve(limited(prompt), Claim::nothing()).await;
+        taken.map(|reservation| {
+            let standing = reservation.standings().tokens.unwrap();
+            (reservation, standing.remaining)
+        })
+    };
+    let (mut first, left) = remaining(&one, 600).await.unwrap();
+    assert_eq!(left, 400);
+    let refused = remaining(&two, 500).await.unwrap_err();
+    assert!(refused.denial.retry_after.unwrap() > Duration::from_secs(5));
+    // it used less, and then another far more
+    one.limiter.charge(Some(&mut first), &spent(100));
+    let fits = async {
+        loop {
+            if let Ok(taken) = remaining(&two, 890).await {
+                break taken.0;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let mut second = tokio::time::timeout(Duration::from_secs(10), fits)
+        .await
+        .expect("given back");
+    two.limiter.charge(Some(&mut second), &spent(3000));
+    let owing = async {
+        loop {
+            let refused = remaining(&one, 1)
+                .await
+                .err()
+                .and_then(|refused| refused.denial.retry_after);
+            if refused.is_some_and(|wait| wait > Duration::from_secs(100)) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), owing)
+        .await
+        .expect("charged");
+    assert!(one.rates.is_answering() && two.rates.is_answering());
 }

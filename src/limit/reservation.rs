@@ -9,7 +9,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::budget::Hold;
 use super::concurrency::Permit;
 use super::lease::Leases;
-use super::standing::RateStanding;
+use super::standing::Standings;
+use super::tokens::TokenHold;
 use crate::domain::{NanoUsd, TokenId, spawn};
 
 /// Grants on their way back to the store; above it they are lost (a request less for their token) and
@@ -23,7 +24,8 @@ const MOST_RETURNS: usize = 65_536;
 pub struct Reservation {
     pub(super) permits: [Option<Permit>; 4],
     pub(super) grant: Option<GrantHold>,
-    pub(super) rate: Option<RateStanding>,
+    pub(super) standings: Standings,
+    pub(super) tokens: Option<Box<TokenHold>>,
     pub(super) budget: Option<Hold>,
 }
 
@@ -40,9 +42,9 @@ impl Reservation {
         self.permits = [const { None }; 4];
     }
 
-    /// What `x-ratelimit-*` say: the tighter of token and project; `None` when neither has a rate.
-    pub fn rate_standing(&self) -> Option<RateStanding> {
-        self.rate
+    /// What `x-ratelimit-*` say: the tighter of token and project; nothing when neither has a rate.
+    pub fn standings(&self) -> Standings {
+        self.standings
     }
 
     /// What is reserved of budgets; `None`: nobody has one.

@@ -6,12 +6,21 @@ use std::time::Duration;
 /// Where a rate stands after a request was let through or refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateStanding {
-    /// Requests a minute, as configured (`x-ratelimit-limit-requests`).
-    pub limit: u32,
-    /// Requests that would pass now (`x-ratelimit-remaining-requests`).
-    pub remaining: u32,
-    /// Until all of them would (`x-ratelimit-reset-requests`).
+    /// So many a minute, as configured (`x-ratelimit-limit-requests`, `-tokens`).
+    pub limit: u64,
+    /// Those that would pass now (`x-ratelimit-remaining-requests`, `-tokens`).
+    pub remaining: u64,
+    /// Until all of them would (`x-ratelimit-reset-requests`, `-tokens`).
     pub reset: Duration,
+}
+
+/// Where the rates of a request stand: the tighter of token and project.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Standings {
+    /// Requests a minute.
+    pub requests: Option<RateStanding>,
+    /// Tokens a minute.
+    pub tokens: Option<RateStanding>,
 }
 
 impl RateStanding {

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::domain::denial::LimitScope;
 use crate::domain::{BudgetPeriod, BudgetWarning, ManualClock, Timestamp, UsageRecord};
 use crate::store::{Grants, LedgerStore, Page, Paged, RecordFilter, Spending, UsageQuery, UsageRow};
 
@@ -189,6 +190,7 @@ pub(super) fn subject() -> Subject {
         project_limits: Limits::default(),
         max_requests: None,
         client: "192.0.2.1".parse().unwrap(),
+        tokens: TokensThought::default(),
     }
 }
 
@@ -196,7 +198,10 @@ pub(super) fn subject() -> Subject {
 async fn an_unlimited_request_reserves_nothing() {
     let bench = Bench::new(|_| ());
     let reservation = bench.limiter.reserve(subject(), Claim::nothing()).await.unwrap();
-    assert_eq!((reservation.permits(), reservation.rate_standing()), (0, None));
+    assert_eq!(
+        (reservation.permits(), reservation.standings()),
+        (0, Standings::default())
+    );
     bench
         .limiter
         .admit_address("192.0.2.1".parse().unwrap())
@@ -247,7 +252,7 @@ async fn the_headers_show_the_tighter_of_token_and_project() {
     subject.project_limits = rpm(3);
     for left in [2, 1, 0] {
         let reservation = bench.limiter.reserve(subject, Claim::nothing()).await.unwrap();
-        let standing = reservation.rate_standing().unwrap();
+        let standing = reservation.standings().requests.unwrap();
         assert_eq!((standing.limit, standing.remaining), (3, left));
     }
     let refused = bench
@@ -256,7 +261,7 @@ async fn the_headers_show_the_tighter_of_token_and_project() {
         .await
         .unwrap_err();
     assert_eq!(refused.denial.scope, Some(LimitScope::Project));
-    let standing = refused.rate.unwrap();
+    let standing = refused.standings.requests.unwrap();
     assert_eq!(
         (standing.limit, standing.remaining, standing.reset_text().as_str()),
         (3, 0, "1m0s")
@@ -264,7 +269,7 @@ async fn the_headers_show_the_tighter_of_token_and_project() {
     subject.project_limits = Limits::default();
     let reservation = bench.limiter.reserve(subject, Claim::nothing()).await.unwrap();
     assert_eq!(
-        reservation.rate_standing().unwrap().remaining,
+        reservation.standings().requests.unwrap().remaining,
         6,
         "refused ones cost the token nothing"
     );
@@ -323,7 +328,7 @@ async fn concurrency_counts_from_reservation_to_drop_and_returns_the_rate_of_the
     }
     drop(first);
     let third = bench.limiter.reserve(subject, Claim::nothing()).await.unwrap();
-    assert_eq!(third.rate_standing().unwrap().remaining, 7);
+    assert_eq!(third.standings().requests.unwrap().remaining, 7);
 
     let mut other = subject;
     other.token_id = TokenId::from_bytes([9; 16]);
@@ -445,7 +450,7 @@ async fn a_store_that_is_away_is_503_and_costs_nothing() {
     }
     bench.grants.away.store(false, Ordering::SeqCst);
     let reservation = bench.limiter.reserve(limited, Claim::nothing()).await.unwrap();
-    assert_eq!(reservation.rate_standing().unwrap().remaining, 9);
+    assert_eq!(reservation.standings().requests.unwrap().remaining, 9);
     assert_eq!(reservation.permits(), 1);
 }
 
@@ -510,9 +515,14 @@ impl Bench {
     }
 
     fn pay(&self, mut reservation: Reservation, payer: Payer, cost: i64) {
-        let cost = NanoUsd::from_nanos(cost);
-        self.limiter
-            .charge(Some(&mut reservation), payer.token_id, payer.project_id, cost);
+        let spent = Spent {
+            token_id: payer.token_id,
+            project_id: payer.project_id,
+            cost: NanoUsd::from_nanos(cost),
+            tokens: 0,
+            completion_tokens: 0,
+        };
+        self.limiter.charge(Some(&mut reservation), &spent);
     }
 }
 
@@ -706,4 +716,159 @@ async fn of_requests_that_declare_nothing_one_at_a_time_may_spend_too_much() {
     assert_eq!(refused.code, DenialCode::RateLimitExceeded);
     bench.pay(large, with, 20);
     assert!(bench.spend(with, bound(19, true), one).await.is_ok());
+}
+
+fn of_tokens(subject: Subject, prompt: u64, completion: Option<u64>) -> Subject {
+    Subject {
+        tokens: TokensThought { prompt, completion },
+        ..subject
+    }
+}
+
+fn tpm(n: u64) -> Limits {
+    Limits {
+        tpm: NonZeroU64::new(n),
+        ..Limits::default()
+    }
+}
+
+impl Bench {
+    fn used(&self, mut reservation: Reservation, subject: Subject, tokens: u64) {
+        let spent = Spent {
+            token_id: subject.token_id,
+            project_id: subject.project_id,
+            cost: NanoUsd::ZERO,
+            tokens,
+            completion_tokens: tokens,
+        };
+        self.limiter.charge(Some(&mut reservation), &spent);
+    }
+}
+
+#[tokio::test]
+async fn tokens_are_taken_as_thought_and_corrected_by_what_was_used() {
+    let bench = Bench::new(|_| {});
+    let limited = Subject {
+        token_limits: tpm(1000),
+        project_limits: tpm(1200),
+        ..subject()
+    };
+    let nothing = Claim::nothing;
+    let first = bench
+        .limiter
+        .reserve(of_tokens(limited, 100, Some(500)), nothing())
+        .await
+        .unwrap();
+    let standing = first.standings();
+    assert_eq!(standing.requests, None);
+    let tokens = standing.tokens.unwrap();
+    assert_eq!(
+        (tokens.limit, tokens.remaining),
+        (1000, 400),
+        "the tighter of both"
+    );
+    let refused = bench
+        .limiter
+        .reserve(of_tokens(limited, 100, Some(400)), nothing())
+        .await
+        .unwrap_err();
+    assert_eq!(refused.denial.code, DenialCode::RateLimitExceeded);
+    assert_eq!(refused.denial.retry_after, Some(Duration::from_secs(6)));
+    assert_eq!(refused.standings.tokens.unwrap().remaining, 400);
+    bench.used(first, limited, 50);
+    let second = bench
+        .limiter
+        .reserve(of_tokens(limited, 100, Some(400)), nothing())
+        .await
+        .unwrap();
+    // it never left: dropped, it has used nothing
+    drop(second);
+    let third = bench
+        .limiter
+        .reserve(of_tokens(limited, 1, Some(0)), nothing())
+        .await
+        .unwrap();
+    assert_eq!(third.standings().tokens.unwrap().remaining, 949);
+    bench.used(third, limited, 3000);
+    let refused = bench
+        .limiter
+        .reserve(of_tokens(limited, 1, Some(0)), nothing())
+        .await
+        .unwrap_err();
+    assert_eq!(
+        refused.denial.retry_after,
+        Some(Duration::from_millis(123_060)),
+        "2,050 more than there are, and one"
+    );
+    bench.clock.advance(Duration::from_millis(123_060));
+    assert!(
+        bench
+            .limiter
+            .reserve(of_tokens(limited, 1, Some(0)), nothing())
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test]
+async fn more_tokens_than_there_are_pass_when_nothing_is_used_and_others_give_theirs_back() {
+    let bench = Bench::new(|settings| {
+        settings.global = tpm(500);
+        settings.per_ip = tpm(5000);
+    });
+    let limited = Subject {
+        token_limits: tpm(100),
+        ..subject()
+    };
+    let nothing = Claim::nothing;
+    let whole = of_tokens(limited, 10, Some(4096));
+    let held = bench.limiter.reserve(whole, nothing()).await.unwrap();
+    assert_eq!(held.standings().tokens.unwrap().remaining, 0);
+    bench.used(held, limited, 0);
+    // the installation refuses: the token's places are not taken
+    let other = somebody_else();
+    let held = bench
+        .limiter
+        .reserve(of_tokens(other, 450, Some(0)), nothing())
+        .await
+        .unwrap();
+    let refused = bench
+        .limiter
+        .reserve(of_tokens(limited, 80, Some(0)), nothing())
+        .await
+        .unwrap_err();
+    assert_eq!(refused.denial.scope, Some(LimitScope::Global));
+    bench.used(held, other, 0);
+    assert!(
+        bench
+            .limiter
+            .reserve(of_tokens(limited, 100, Some(0)), nothing())
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test]
+async fn who_declares_nothing_is_thought_to_use_what_is_usual() {
+    let bench = Bench::new(|_| {});
+    let limited = Subject {
+        token_limits: tpm(10_000),
+        ..subject()
+    };
+    for _ in 0..40 {
+        let held = bench
+            .limiter
+            .reserve(of_tokens(limited, 0, None), Claim::nothing())
+            .await
+            .unwrap();
+        bench.used(held, limited, 800);
+        bench.clock.advance(Duration::from_mins(1));
+    }
+    let held = bench
+        .limiter
+        .reserve(of_tokens(limited, 100, None), Claim::nothing())
+        .await
+        .unwrap();
+    let remaining = held.standings().tokens.unwrap().remaining;
+    assert!((9_100..9_250).contains(&remaining), "{remaining}");
 }

@@ -11,7 +11,7 @@ use super::outcome::Ending;
 use crate::dialect::paths::{Family, Inference};
 use crate::dialect::sse::StreamKind;
 use crate::domain::{AttemptRecord, Clock, Dialect, ModelPrice, NanoUsd, Priced, TokenUsage, UsageRecord};
-use crate::limit::Limiter;
+use crate::limit::{Limiter, Spent};
 use crate::metering::meter::prompt_tokens;
 use crate::metering::{Ledger, Meter, Metered, Opened};
 use crate::upstream::catalogue::Target;
@@ -200,12 +200,11 @@ impl EdgeProxy {
             usage: record.usage,
             cost: record.cost,
         });
-        let (token, project, cost) = (record.token_id, record.project_id, record.cost);
+        let spent = spent(&record);
         let opened = ctx.bill.opened.take();
         self.ledger.record(record, opened).await;
         // WHY: here and where a request is dropped: nowhere else does what was reserved become a cost
-        self.limiter
-            .charge(ctx.reservation.as_mut(), token, project, cost);
+        self.limiter.charge(ctx.reservation.as_mut(), &spent);
     }
 
     async fn read_meter(ctx: &RequestCtx, meter: Meter, status: u16) -> Metered {
@@ -327,11 +326,19 @@ pub(super) fn settle_dropped(ctx: &mut RequestCtx) {
         ctx.bill.attempts.push(record);
     }
     if let Some(record) = record_of(ctx, true, &*closer.clock) {
-        let (token, project, cost) = (record.token_id, record.project_id, record.cost);
+        let spent = spent(&record);
         closer.ledger.offer(record, ctx.bill.opened.take());
-        closer
-            .limiter
-            .charge(ctx.reservation.as_mut(), token, project, cost);
+        closer.limiter.charge(ctx.reservation.as_mut(), &spent);
+    }
+}
+
+fn spent(record: &UsageRecord) -> Spent {
+    Spent {
+        token_id: record.token_id,
+        project_id: record.project_id,
+        cost: record.cost,
+        tokens: record.usage.prompt.saturating_add(record.usage.completion),
+        completion_tokens: record.usage.completion,
     }
 }
 

@@ -46,12 +46,18 @@ pub(super) fn decorate(
     if exposed.timing {
         timing(ctx, answer, now)?;
     }
-    if exposed.ratelimit
-        && let Some(rates) = ctx.outcome.rate
-    {
-        answer.insert_header("x-ratelimit-limit-requests", rates.limit)?;
-        answer.insert_header("x-ratelimit-remaining-requests", rates.remaining)?;
-        insert_text(answer, "x-ratelimit-reset-requests", &rates.reset_text())?;
+    if exposed.ratelimit {
+        let rates = ctx.outcome.rates;
+        if let Some(requests) = rates.requests {
+            answer.insert_header("x-ratelimit-limit-requests", requests.limit)?;
+            answer.insert_header("x-ratelimit-remaining-requests", requests.remaining)?;
+            insert_text(answer, "x-ratelimit-reset-requests", &requests.reset_text())?;
+        }
+        if let Some(tokens) = rates.tokens {
+            answer.insert_header("x-ratelimit-limit-tokens", tokens.limit)?;
+            answer.insert_header("x-ratelimit-remaining-tokens", tokens.remaining)?;
+            insert_text(answer, "x-ratelimit-reset-tokens", &tokens.reset_text())?;
+        }
     }
     ctx.cache.decorate(exposed.cache, exposed.cache_key, answer)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::{DenialCode, Timestamp};
-use crate::limit::RateStanding;
+use crate::limit::Standings;
 
 /// Whose answer the client got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -80,8 +80,8 @@ pub struct Outcome {
     pub bytes_out: u64,
     /// From arrival to the first byte of the answer.
     pub first_byte: Option<Duration>,
-    /// Where the tighter rate of token and project stands.
-    pub rate: Option<RateStanding>,
+    /// Where the tighter rates of token and project stand.
+    pub rates: Standings,
     /// The answer is a stream under way, counted in `llm_proxy_active_streams`.
     pub streaming: bool,
 }

@@ -2,7 +2,7 @@
 
 use super::EdgeProxy;
 use super::ctx::RequestCtx;
-use super::spend::payer;
+use super::spend::{payer, tokens_thought};
 use crate::domain::{Denial, DenialCode};
 use crate::limit::Subject;
 
@@ -29,16 +29,17 @@ impl EdgeProxy {
             project_limits: principal.project_limits,
             max_requests: principal.max_requests,
             client: ctx.arrival.client,
+            tokens: tokens_thought(ctx),
         };
         let claim = self.claim(ctx, payer(principal)).await;
         match self.limiter.reserve(subject, claim).await {
             Ok(reservation) => {
-                ctx.outcome.rate = reservation.rate_standing();
+                ctx.outcome.rates = reservation.standings();
                 ctx.reservation = Some(reservation);
                 self.keep_reserved(ctx).await
             }
             Err(refused) => {
-                ctx.outcome.rate = refused.rate;
+                ctx.outcome.rates = refused.standings;
                 Err(refused.denial)
             }
         }

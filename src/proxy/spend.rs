@@ -12,7 +12,7 @@ use super::ctx::RequestCtx;
 use crate::auth::Principal;
 use crate::dialect::paths::{Family, Inference};
 use crate::domain::{CacheWrites, Denial, DenialCode, Dialect, ModelPrice, NanoUsd, PathClass, Priced};
-use crate::limit::{Bound, Claim, Payer, Reservation};
+use crate::limit::{Bound, Claim, Payer, Reservation, TokensThought};
 use crate::live::STATE_PARAMETERS;
 use crate::metering::Reserved;
 use crate::metering::meter::prompt_bound;
@@ -29,6 +29,27 @@ pub(super) fn payer(caller: &Principal) -> Payer {
         project_id: caller.project_id,
         token_budget: caller.token_budget,
         project_budget: caller.project_budget,
+    }
+}
+
+/// How many tokens a request is thought to use. A token of text has some four bytes; pictures are thought too large by that.
+pub(super) fn tokens_thought(ctx: &RequestCtx) -> TokensThought {
+    let none = TokensThought {
+        prompt: 0,
+        completion: Some(0),
+    };
+    if !is_priced(ctx) {
+        return none;
+    }
+    let RequestBody::Held(held) = &ctx.body else {
+        return none;
+    };
+    TokensThought {
+        prompt: held.bytes.len() as u64 / 4 + 1,
+        completion: match answer_length(ctx).tokens {
+            OutputTokens::AtMost(tokens) => Some(tokens),
+            OutputTokens::TimesTheLongest(_) | OutputTokens::Unknown => None,
+        },
     }
 }
 

@@ -283,10 +283,9 @@ fn values_that_say_off_are_accepted_and_listed() {
         &[("BUDGET_PROFILE", "unlimited"), ("ENABLE_TLS", "false")],
     )
     .unwrap();
-    assert_eq!(loaded.inactive_keys.len(), 7, "{:?}", loaded.inactive_keys);
+    assert_eq!(loaded.inactive_keys.len(), 6, "{:?}", loaded.inactive_keys);
     for yaml in [
         "events: {bus: redis-streams}",
-        "limits: {global: {tpm: 5}}",
         "models: {m: {targets: [{provider: openai, model: x}], fallbacks: [y]}}",
         "models: {m: {targets: [{provider: openai, model: x}], strategy: least_busy}}",
         "providers: {openai: {api_keys: [a, b]}}",

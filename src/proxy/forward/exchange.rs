@@ -243,7 +243,8 @@ impl EdgeProxy {
             only_we_asked,
             rules: DownRules {
                 own_key: owner == KeyOwner::Project,
-                own_rates: ctx.outcome.rate.is_some() && server.expose_headers.ratelimit,
+                own_rates: ctx.outcome.rates.requests.is_some() && server.expose_headers.ratelimit,
+                own_token_rates: ctx.outcome.rates.tokens.is_some() && server.expose_headers.ratelimit,
             },
             idle_timeout: server.stream_idle_timeout,
             read_ahead,

@@ -117,21 +117,24 @@ pub fn copy_request_fields(
     Ok(())
 }
 
-fn passes_down(name: &str, own_key: bool, own_rates: bool) -> bool {
+fn passes_down(name: &str, rules: DownRules) -> bool {
     let dropped = HOP_BY_HOP.contains(&name)
         || DROPPED_DOWN.contains(&name)
         || name.starts_with("access-control-")
         || name.starts_with("x-llm-proxy-")
-        || (!own_key && ACCOUNT_DOWN.contains(&name))
-        || (own_rates && is_request_rate(name));
+        || (!rules.own_key && ACCOUNT_DOWN.contains(&name))
+        || (rules.own_rates && is_rate_of(name, "-requests"))
+        || (rules.own_token_rates && is_rate_of(name, "-tokens"));
     !dropped
 }
 
-fn is_request_rate(name: &str) -> bool {
-    matches!(
-        name,
-        "x-ratelimit-limit-requests" | "x-ratelimit-remaining-requests" | "x-ratelimit-reset-requests"
-    )
+fn is_rate_of(name: &str, what: &str) -> bool {
+    name.strip_suffix(what).is_some_and(|rate| {
+        matches!(
+            rate,
+            "x-ratelimit-limit" | "x-ratelimit-remaining" | "x-ratelimit-reset"
+        )
+    })
 }
 
 /// What decides about an answer's fields on their way down.
@@ -141,6 +144,8 @@ pub struct DownRules {
     pub own_key: bool,
     /// Our own request rate replaces the provider's.
     pub own_rates: bool,
+    /// Our own rate of tokens replaces the provider's.
+    pub own_token_rates: bool,
 }
 
 /// The provider's answer head without what must not pass; framing fields are left out.
@@ -148,7 +153,7 @@ pub fn answer_head(upstream: &ResponseHeader, rules: DownRules) -> pingora_core:
     let mut down = ResponseHeader::build_no_case(upstream.status, Some(upstream.headers.len() + 16))?;
     let named = connection_names(&upstream.headers);
     for (name, value) in &upstream.headers {
-        if passes_down(name.as_str(), rules.own_key, rules.own_rates) && !named.contains(name) {
+        if passes_down(name.as_str(), rules) && !named.contains(name) {
             down.append_header(name.clone(), value.clone())?;
         }
     }
@@ -308,6 +313,7 @@ mod tests {
         let shared = kept(DownRules {
             own_key: false,
             own_rates: true,
+            own_token_rates: false,
         });
         assert_eq!(
             shared,
@@ -316,7 +322,8 @@ mod tests {
         assert!(
             kept(DownRules {
                 own_key: true,
-                own_rates: false
+                own_rates: false,
+                own_token_rates: true,
             })
             .contains(&"openai-organization".to_owned())
         );
