@@ -34,7 +34,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::new("server.path_prefixes", "[/api/litellm]", "Stripped from paths before routing."),
     Key::new("server.trusted_proxies", "[]", "CIDRs whose `X-Forwarded-For` names the client; `0.0.0.0/0` and `::/0` are refused."),
     Key::new("server.proxy_protocol", "off", "PROXY protocol on the listener: `off` or `v1v2`.").process().inactive(),
-    Key::new("server.expose_headers", "[origin, provider, model, attempts, timing, cache, ratelimit]", "Which of our own headers answers carry; also `cache_key`."),
+    Key::new("server.expose_headers", "[origin, provider, model, attempts, timing, cache, ratelimit]", "Which of our own headers answers carry; also `cost` (on answers that are no streams) and `cache_key`."),
 ];
 
 /// `server`.
@@ -99,6 +99,8 @@ pub struct ExposedHeaders {
     pub cache: bool,
     /// `x-ratelimit-*`.
     pub ratelimit: bool,
+    /// `X-LLM-Proxy-Cost-Usd`.
+    pub cost: bool,
     /// `X-PROXY-CACHE-KEY`.
     pub cache_key: bool,
 }
@@ -113,6 +115,7 @@ impl Default for ExposedHeaders {
             timing: true,
             cache: true,
             ratelimit: true,
+            cost: false,
             cache_key: false,
         }
     }
@@ -260,6 +263,7 @@ fn read_exposed(section: &Section<'_>) -> ExposedHeaders {
         timing: false,
         cache: false,
         ratelimit: false,
+        cost: false,
         cache_key: false,
     };
     for item in &items {
@@ -272,10 +276,10 @@ fn read_exposed(section: &Section<'_>) -> ExposedHeaders {
             "cache" => exposed.cache = true,
             "ratelimit" => exposed.ratelimit = true,
             "cache_key" => exposed.cache_key = true,
-            "cost" => section.refuse_item(item, "is not supported in this version; remove it"),
+            "cost" => exposed.cost = true,
             _ => section.refuse_item(
                 item,
-                "is not known here; write `origin`, `provider`, `model`, `attempts`, `timing`, `cache`, `ratelimit` or `cache_key`",
+                "is not known here; write `origin`, `provider`, `model`, `attempts`, `timing`, `cache`, `ratelimit`, `cost` or `cache_key`",
             ),
         }
     }

@@ -43,6 +43,11 @@ pub(super) fn decorate(
     if exposed.attempts && served.attempts > 0 {
         answer.insert_header("x-llm-proxy-attempts", served.attempts)?;
     }
+    if exposed.cost
+        && let Some(total) = ctx.bill.total
+    {
+        insert_text(answer, "x-llm-proxy-cost-usd", &total.cost.to_string())?;
+    }
     if exposed.timing {
         timing(ctx, answer, now)?;
     }

@@ -6,6 +6,7 @@ use http::HeaderMap;
 use pingora_proxy::{FailToProxy, Session};
 
 use super::EdgeProxy;
+use super::bill::Total;
 use super::ctx::RequestCtx;
 use super::forward::client::ClientGone;
 use super::forward::deliver::Delivered;
@@ -15,7 +16,7 @@ use crate::cache::CacheOutcome;
 use crate::domain::audit::{AuditEvent, AuditOutcome};
 use crate::domain::{Denial, DenialCode};
 use crate::telemetry::metrics::{CacheEvent, RequestFacts, RequestLabels, TokenCounts};
-use crate::telemetry::{AccessLine, Outcome};
+use crate::telemetry::{AccessLine, Outcome, UsedLine};
 
 impl EdgeProxy {
     /// Runs in `logging`: after the answer, whatever became of it.
@@ -97,6 +98,7 @@ impl EdgeProxy {
             duration,
             time_to_first_byte: ctx.outcome.first_byte,
             attempts: served.attempts,
+            used: ctx.bill.total.map(used),
             cache: ctx.cache.outcome.map(CacheOutcome::as_str),
             outcome: match ctx.outcome.ending {
                 Ending::Complete => Outcome::Complete,
@@ -227,4 +229,12 @@ fn overhead(ctx: &RequestCtx, duration: Duration) -> Duration {
         .first_byte
         .unwrap_or(duration)
         .saturating_sub(ctx.outcome.served.waited)
+}
+
+fn used(total: Total) -> UsedLine {
+    UsedLine {
+        prompt_tokens: total.usage.prompt,
+        completion_tokens: total.usage.completion,
+        cost: total.cost,
+    }
 }

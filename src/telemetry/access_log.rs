@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::domain::{DenialCode, ProjectId, RecordId, Timestamp, TokenId};
+use crate::domain::{DenialCode, NanoUsd, ProjectId, RecordId, Timestamp, TokenId};
 
 use super::fields;
 use super::logging::LogFormat;
@@ -75,10 +75,23 @@ pub struct AccessLine {
     pub time_to_first_byte: Option<Duration>,
     /// Tries at providers.
     pub attempts: u32,
+    /// What it used and cost; nothing when it reached no provider.
+    pub used: Option<UsedLine>,
     /// The word of `X-PROXY-CACHE`.
     pub cache: Option<&'static str>,
     /// How the answer ended.
     pub outcome: Outcome,
+}
+
+/// What a request used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UsedLine {
+    /// Tokens of the prompt.
+    pub prompt_tokens: u64,
+    /// Tokens of the answer.
+    pub completion_tokens: u64,
+    /// What it cost.
+    pub cost: NanoUsd,
 }
 
 impl AccessLine {
@@ -116,6 +129,11 @@ impl AccessLine {
         line.optional(fields::MODEL, self.model.as_ref());
         line.optional(fields::SERVED_MODEL, self.served_model.as_ref());
         line.number(fields::ATTEMPTS, u64::from(self.attempts));
+        if let Some(used) = &self.used {
+            line.number(fields::PROMPT_TOKENS, used.prompt_tokens);
+            line.number(fields::COMPLETION_TOKENS, used.completion_tokens);
+            line.float(fields::COST_USD, used.cost.as_usd());
+        }
         line.optional(fields::CACHE, self.cache.as_ref());
         line.number(fields::BYTES_IN, self.bytes_in);
         line.number(fields::BYTES_OUT, self.bytes_out);

@@ -46,3 +46,9 @@ pub const DURATION_MILLIS: &str = "duration_ms";
 pub const FIRST_BYTE_MILLIS: &str = "first_byte_ms";
 /// How the answer ended.
 pub const OUTCOME: &str = "outcome";
+/// Tokens of the prompt.
+pub const PROMPT_TOKENS: &str = "prompt_tokens";
+/// Tokens of the answer.
+pub const COMPLETION_TOKENS: &str = "completion_tokens";
+/// What a request cost, in US dollars.
+pub const COST_USD: &str = "cost_usd";

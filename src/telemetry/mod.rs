@@ -5,6 +5,6 @@ pub mod fields;
 pub mod logging;
 pub mod metrics;
 
-pub use access_log::{AccessLine, AccessLog, Outcome};
+pub use access_log::{AccessLine, AccessLog, Outcome, UsedLine};
 pub use logging::{LogError, LogFormat, LogSettings, Logging};
 pub use metrics::Metrics;

@@ -271,3 +271,105 @@ fn a_place_is_free_when_the_answer_is_there() {
         }
     }
 }
+
+#[test]
+fn tokens_a_minute_are_estimated_then_corrected_and_shown() {
+    let (provider, edge) = start(json!({}));
+    let answer = |tokens: u64| {
+        let usage = json!({"prompt_tokens": 100, "completion_tokens": tokens});
+        Reply::json(200, &json!({"usage": usage})).header("x-ratelimit-limit-tokens", "888")
+    };
+    let user = edge.token(json!({"limits": {"tpm": 1000}}));
+    provider.next(answer(400));
+    let first = user.chat("gpt-a").expect(200);
+    let header = |answer: &Answer, name: &str| -> String {
+        answer
+            .header(name)
+            .unwrap_or_else(|| panic!("no {name}"))
+            .to_owned()
+    };
+    assert_eq!(
+        header(&first, "x-ratelimit-limit-tokens"),
+        "1000",
+        "ours, not the provider's"
+    );
+    let left: u64 = header(&first, "x-ratelimit-remaining-tokens")
+        .parse()
+        .expect("a number");
+    assert!(
+        (900..1000).contains(&left),
+        "{left} after the estimate of a short prompt"
+    );
+    assert!(header(&first, "x-ratelimit-reset-tokens").ends_with('s'));
+    assert_eq!(first.header("x-ratelimit-limit-requests"), None);
+    // it used 500: another that may use 600 does not fit, one of 300 does
+    let mut large = crate::http::chat("gpt-a");
+    large["max_tokens"] = json!(600);
+    let refused = user.post("/v1/chat/completions", large.clone());
+    let wait = retry_after(&refused);
+    assert!((4..=10).contains(&wait), "{wait}");
+    let refused = refused.refused(429, "rate_limit_exceeded");
+    assert!(
+        refused.text().contains("`1000` tokens a minute"),
+        "{}",
+        refused.text()
+    );
+    assert!(
+        header(&refused, "x-ratelimit-remaining-tokens")
+            .parse::<u64>()
+            .is_ok_and(|left| left < 600)
+    );
+    provider.next(answer(5000));
+    large["max_tokens"] = json!(300);
+    user.post("/v1/chat/completions", large.clone()).expect(200);
+    // what was used above the estimate is owed
+    assert!(retry_after(&user.chat("gpt-a")) > 200);
+    assert_eq!(provider.count(), 2);
+    // nothing was used: nothing is taken
+    let other = edge.token(json!({"limits": {"tpm": 1000}}));
+    large["max_tokens"] = json!(100_000);
+    for _ in 0..3 {
+        provider.next(Reply::openai_error(400, "invalid_request_error", "bad"));
+        other.post("/v1/chat/completions", large.clone()).expect(400);
+    }
+}
+
+#[test]
+fn tokens_a_minute_of_project_installation_and_address_count_everybody_in_them() {
+    let (provider, mut edge) = start(json!({"limits": {"global": {"tpm": 5000}}}));
+    let usage = json!({"usage": {"prompt_tokens": 900, "completion_tokens": 100}});
+    provider.always(Reply::json(200, &usage));
+    let project = edge.project(json!({"limits": {"tpm": 1000}}));
+    let (one, two) = (
+        edge.token_of(&project, json!({})),
+        edge.token_of(&project, json!({})),
+    );
+    one.chat("gpt-a").expect(200);
+    two.chat("gpt-a").refused(429, "rate_limit_exceeded");
+    for _ in 0..4 {
+        edge.token(json!({})).chat("gpt-a").expect(200);
+    }
+    let refused = edge
+        .token(json!({}))
+        .chat("gpt-a")
+        .refused(429, "rate_limit_exceeded");
+    assert!(refused.text().contains("this proxy"), "{}", refused.text());
+    edge.save_config(json!({"limits": {"global": null, "default_token": {"tpm": 1000}}}));
+    let user = edge.token(json!({}));
+    assert!(wait_until(Duration::from_secs(10), || user.chat("gpt-a").status == 200));
+    user.chat("gpt-a").refused(429, "rate_limit_exceeded");
+    edge.save_config(
+        json!({"limits": {"default_token": null, "per_ip": {"tpm": 1000}, "default_project": {"tpm": 500}}}),
+    );
+    let limits = || {
+        let user = edge.token(json!({}));
+        let first = user.chat("gpt-a");
+        first.status == 200 && first.header("x-ratelimit-limit-tokens") == Some("500")
+    };
+    assert!(wait_until(Duration::from_secs(10), limits));
+    let refused = edge
+        .token(json!({}))
+        .chat("gpt-a")
+        .refused(429, "rate_limit_exceeded");
+    assert!(refused.text().contains("this address"), "{}", refused.text());
+}

@@ -542,3 +542,63 @@ for_both_stores! {
         gate.open();
     }
 }
+
+#[test]
+fn an_answer_says_what_it_cost_where_that_is_exposed() {
+    let provider = Provider::start();
+    let edge = TestEdge::plan(&provider)
+        .with(prices())
+        .with(json!({"server": {"expose_headers": ["cost", "provider"]}, "providers": {"demo": {"dialect": "demo"}}}))
+        .start();
+    let user = edge.token(json!({}));
+    let cost = |answer: &crate::http::Answer| answer.header("x-llm-proxy-cost-usd").map(str::to_owned);
+    let plain = user.chat("gpt-a").expect(200);
+    assert_eq!(cost(&plain).as_deref(), Some("0.000058"));
+    assert_eq!(plain.json()["usage"]["prompt_tokens"], 9, "the body is as it was");
+    let usage = br#"{"usage":{"prompt_tokens":100000,"completion_tokens":7},"text":"#;
+    let pieces: Vec<Vec<u8>> = [&usage[..], b"\"a", b"b\"}"]
+        .iter()
+        .map(|piece| piece.to_vec())
+        .collect();
+    let whole: Vec<u8> = pieces.concat();
+    for reply in [
+        Reply::status(200).pieces(pieces.clone()).chunked(),
+        Reply::status(200)
+            .pieces(pieces.clone())
+            .every(Duration::from_millis(5)),
+        Reply::status(200).pieces(pieces).until_close(),
+    ] {
+        provider.next(reply.header("content-type", "application/json"));
+        let answer = user.chat("gpt-a").expect(200);
+        assert_eq!(cost(&answer).as_deref(), Some("0.20007"));
+        assert_eq!(answer.body, whole);
+    }
+    // a long one is not held for it
+    let long = format!(
+        r#"{{"usage":{{"prompt_tokens":1}},"text":"{}"}}"#,
+        "x".repeat(3 << 20)
+    );
+    provider.next(
+        Reply::status(200)
+            .body(long.clone())
+            .header("content-type", "application/json"),
+    );
+    let answer = user.chat("gpt-a").expect(200);
+    assert_eq!((cost(&answer), answer.body.len()), (None, long.len()));
+    // a stream does not wait for its end
+    let stream = user.post(CHAT, chat_streamed("gpt-a")).expect(200);
+    assert_eq!(cost(&stream), None);
+    // what broke before its end is a clean refusal
+    provider.next(Reply::json(200, &json!({"usage": {}})).cut_at_byte(5));
+    let broken = user.chat("gpt-a");
+    assert_eq!(broken.status, 502, "{}", broken.text());
+    let demo = user.chat("demo/any").expect(200);
+    assert_eq!(cost(&demo).as_deref(), Some("0"));
+    edge.wait_for_log("\"cost_usd\":0.20007");
+    assert_eq!(
+        edge.token(json!({}))
+            .get("/v1/models")
+            .header("x-llm-proxy-cost-usd"),
+        None
+    );
+}

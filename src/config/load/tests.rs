@@ -292,7 +292,6 @@ fn values_that_say_off_are_accepted_and_listed() {
         "providers: {openai: {max_concurrency: 5}}",
         "server: {listen: 'unix:/run/x'}",
         "server: {tls: [{cert_file: a, key_file: b}]}",
-        "server: {expose_headers: [cost]}",
         "router: {heartbeat: 5s}",
         "cache: {backend: redis}",
         "events: {file: /tmp/x}",

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderValue};
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::{Error, ErrorType};
@@ -54,7 +54,53 @@ pub(crate) struct Delivery<'a> {
     pub whole_by: Option<Instant>,
 }
 
+/// Answers longer than this are not held to say in their head what they cost.
+const LONGEST_PRICED_BYTES: usize = 1 << 20;
+
 impl EdgeProxy {
+    /// The first bytes that may be shown. The head is held until they are there: until then the answer may still turn into a
+    /// clean refusal.
+    async fn first_bytes(
+        &self,
+        ctx: &mut RequestCtx,
+        body: &mut AnswerBody<'_>,
+        events: Option<&mut EventRelay>,
+        client: &mut Client<'_>,
+    ) -> Result<Option<Bytes>, RelayFailure> {
+        let says_cost = !ctx.outcome.streaming && ctx.snapshot.settings.server.expose_headers.cost;
+        match next_piece(body, events, ctx.bill.meter(), Some(client)).await? {
+            Some(first) if says_cost => self.with_cost(ctx, body, client, first).await.map(Some),
+            first => Ok(first),
+        }
+    }
+
+    /// Reads the rest of an answer, as far as it is short, so that its head can say what it cost.
+    async fn with_cost(
+        &self,
+        ctx: &mut RequestCtx,
+        body: &mut AnswerBody<'_>,
+        client: &mut Client<'_>,
+        first: Bytes,
+    ) -> Result<Bytes, RelayFailure> {
+        let mut whole = BytesMut::from(first);
+        let mut ended = body.is_complete();
+        while !ended && whole.len() < LONGEST_PRICED_BYTES {
+            match next_piece(body, None, ctx.bill.meter(), Some(client)).await? {
+                Some(more) => whole.extend_from_slice(&more),
+                None => {
+                    body.end_again();
+                    ended = true;
+                }
+            }
+            ended |= body.is_complete();
+        }
+        if ended {
+            ctx.end_places();
+            self.settle_bill(ctx, false).await;
+        }
+        Ok(whole.freeze())
+    }
+
     /// Brings the answer whose head is `upstream_head` to the client.
     pub(crate) async fn deliver(
         &self,
@@ -95,9 +141,8 @@ impl EdgeProxy {
             AnswerBody::new(upstream, framing, delivery.idle_timeout, whole_by).behind(delivery.read_ahead);
         let _counted = streamed.then(|| self.metrics.stream_began());
         ctx.outcome.streaming = streamed;
-        // held: until its first bytes are there, the answer may still turn into a clean refusal
-        let meter = ctx.bill.meter();
-        let first = match next_piece(&mut body, events.as_mut(), meter, Some(client)).await {
+        let first = self.first_bytes(ctx, &mut body, events.as_mut(), client).await;
+        let first = match first {
             Ok(first) => first,
             Err(RelayFailure::Client(gone)) => return gone_away(ctx, fill, gone),
             Err(RelayFailure::Answer(broken)) => {

@@ -44,6 +44,10 @@ impl EdgeProxy {
         ctx.outcome.status = demo.status;
         ctx.bill.answered(demo.status);
         meter(ctx, &demo);
+        if !demo.is_stream() && ctx.snapshot.settings.server.expose_headers.cost {
+            ctx.end_places();
+            self.settle_bill(ctx, false).await;
+        }
         match self.play(ctx, client, demo).await {
             Ok(()) => {
                 ctx.outcome.ending = Ending::Complete;

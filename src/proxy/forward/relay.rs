@@ -129,6 +129,11 @@ impl<'a> AnswerBody<'a> {
         self.judge(read)
     }
 
+    /// Puts an end back that [`Self::next`] has told, so that it tells it again.
+    pub(crate) fn end_again(&mut self) {
+        self.ended = Some(Ok(None));
+    }
+
     fn judge(&mut self, read: pingora_core::Result<Option<Bytes>>) -> Result<Option<Bytes>, RelayFailure> {
         match read {
             Ok(Some(first)) => {

@@ -76,6 +76,7 @@ fn access_line() -> AccessLine {
         bytes_out: 34,
         duration: Duration::from_micros(1500),
         time_to_first_byte: None,
+        used: None,
         attempts: 1,
         cache: Some("miss"),
         outcome: Outcome::Complete,
