@@ -208,6 +208,12 @@ impl Limiter {
         ]
     }
 
+    /// Whether a budget of this payer is known to be spent, for what is under way already.
+    pub fn is_spent(&self, payer: &Payer) -> bool {
+        let holders = Holders(payer.token_id, payer.project_id);
+        self.budgets.is_spent(self.budgets_of(payer), holders)
+    }
+
     /// Reserves what a request may cost, wherever there is a budget. The answer goes into [`Self::reserve`].
     pub async fn claim(&self, payer: Payer, bound: Bound) -> Claim {
         let applying = self.budgets_of(&payer);
@@ -222,16 +228,31 @@ impl Limiter {
 
     /// A request has used this: what it had reserved is free, its budgets are charged and its rates of tokens corrected.
     pub fn charge(&self, reservation: Option<&mut Reservation>, spent: &Spent) {
-        let mut hold = None;
+        let (mut hold, mut paid) = (None, NanoUsd::ZERO);
         if let Some(reservation) = reservation {
             hold = reservation.budget.take();
+            paid = std::mem::take(&mut reservation.paid);
             if let Some(tokens) = reservation.tokens.take() {
                 self.note_answer(spent.completion_tokens);
                 tokens.settle(spent.tokens);
             }
         }
         let holders = Holders(spent.token_id, spent.project_id);
-        self.budgets.settle(hold, holders, spent.cost);
+        self.budgets.settle(hold, holders, spent.cost.minus(paid));
+    }
+
+    /// A part of a request that goes on has cost this: its budgets are charged, and what it has reserved stays. Whether
+    /// anything is left of them.
+    pub fn pay(
+        &self,
+        reservation: &mut Reservation,
+        token: TokenId,
+        project: ProjectId,
+        cost: NanoUsd,
+    ) -> bool {
+        reservation.paid = reservation.paid.plus(cost);
+        let holders = Holders(token, project);
+        self.budgets.pay(reservation.budget.as_ref(), holders, cost)
     }
 
     /// Remembers how long answers are, for requests that do not say.
@@ -312,6 +333,7 @@ impl Limiter {
                 permits,
                 grant,
                 budget,
+                paid: NanoUsd::ZERO,
                 standings: taken.standings(),
                 tokens: TokenHold::of(&self.rates, &[taken, taken_of_all]),
             }),

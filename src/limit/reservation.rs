@@ -27,6 +27,8 @@ pub struct Reservation {
     pub(super) standings: Standings,
     pub(super) tokens: Option<Box<TokenHold>>,
     pub(super) budget: Option<Hold>,
+    /// What was paid of it already.
+    pub(super) paid: NanoUsd,
 }
 
 impl Reservation {
@@ -47,9 +49,9 @@ impl Reservation {
         self.standings
     }
 
-    /// What is reserved of budgets; `None`: nobody has one.
+    /// What is reserved of budgets, what was paid already included; `None`: nobody has one.
     pub fn reserved(&self) -> Option<NanoUsd> {
-        self.budget.as_ref().map(Hold::amount)
+        self.budget.as_ref().map(|hold| hold.amount().plus(self.paid))
     }
 
     /// Reserves more, for a request that may cost more than was thought; `false`: it is not there.

@@ -24,6 +24,8 @@ pub struct Metered {
 pub struct Meter {
     reader: UsageReader,
     delivered: TextTally,
+    /// What a session's responses have used so far.
+    session: Option<TokenUsage>,
 }
 
 impl Meter {
@@ -32,7 +34,13 @@ impl Meter {
         Self {
             reader: UsageReader::new(kind),
             delivered: TextTally::default(),
+            session: None,
         }
+    }
+
+    /// A response of a session has used this.
+    pub fn response(&mut self, usage: TokenUsage) {
+        self.session = Some(self.session.unwrap_or_default().plus(usage));
     }
 
     /// The data of one whole event of a stream.
@@ -49,7 +57,8 @@ impl Meter {
 
     /// The provider's own figure, if it has said all of it.
     pub fn told(&self) -> Option<TokenUsage> {
-        self.reader.usage().filter(|_| self.reader.is_final())
+        self.session
+            .or_else(|| self.reader.usage().filter(|_| self.reader.is_final()))
     }
 
     /// What it used: the provider's figure, else what was sent (`request`, the body) and delivered, counted. Counting is

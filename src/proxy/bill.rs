@@ -74,6 +74,8 @@ struct Asked {
     model: Option<Arc<str>>,
     key: KeyOwner,
     status: u16,
+    /// What the responses of a session have cost, each by itself.
+    paid: Option<NanoUsd>,
 }
 
 impl Bill {
@@ -92,6 +94,7 @@ impl Bill {
                 model: model.cloned(),
                 key,
                 status: 0,
+                paid: None,
             },
             meter: Some(Meter::new(kind)),
         });
@@ -274,7 +277,8 @@ fn price_of<'a>(ctx: &'a RequestCtx, attempt: &Asked) -> Option<&'a ModelPrice> 
 
 fn attempt_record(ctx: &RequestCtx, attempt: &Asked, metered: Metered) -> AttemptRecord {
     let model = model_of(ctx, attempt);
-    let cost = price_of(ctx, attempt).map_or(NanoUsd::ZERO, |price| price.cost(&metered.usage));
+    let priced = || price_of(ctx, attempt).map_or(NanoUsd::ZERO, |price| price.cost(&metered.usage));
+    let cost = attempt.paid.unwrap_or_else(priced);
     AttemptRecord {
         provider: attempt.provider.to_string(),
         model: (!model.is_empty()).then(|| shortened(&model)),
@@ -289,6 +293,23 @@ fn attempt_record(ctx: &RequestCtx, attempt: &Asked, metered: Metered) -> Attemp
         cost_nano_usd: cost.nanos(),
         estimated: metered.estimated,
     }
+}
+
+/// A response of a session has used this. Answers what it cost.
+pub(super) fn note_response(ctx: &mut RequestCtx, usage: TokenUsage) -> NanoUsd {
+    let priced = ctx
+        .bill
+        .under_way
+        .as_ref()
+        .and_then(|attempt| price_of(ctx, &attempt.to));
+    let cost = priced.map_or(NanoUsd::ZERO, |price| price.cost(&usage));
+    if let Some(attempt) = &mut ctx.bill.under_way {
+        attempt.to.paid = Some(attempt.to.paid.unwrap_or_default().plus(cost));
+        if let Some(meter) = &mut attempt.meter {
+            meter.response(usage);
+        }
+    }
+    cost
 }
 
 /// Refusals of a provider cost nothing; an answer that never came may have.

@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::EdgeProxy;
 use super::ctx::RequestCtx;
 use super::path::{CALL_PARAMETER, RequestPath};
+use super::spend::payer;
 use crate::auth::credential_hash;
 use crate::domain::{Denial, DenialCode, TokenHash};
 use crate::upstream::catalogue::Target;
@@ -40,6 +41,14 @@ impl SessionEnd {
     /// Neither side said anything for `server.stream_idle_timeout`.
     pub(super) fn idle() -> Self {
         Self::going_away(DenialCode::IdleTimeout)
+    }
+
+    /// A budget that pays for it is spent.
+    pub(super) fn out_of_money() -> Self {
+        Self {
+            code: 1008,
+            reason: DenialCode::BudgetExceeded.as_str(),
+        }
     }
 
     fn going_away(code: DenialCode) -> Self {
@@ -135,6 +144,12 @@ impl SessionWatch<'_> {
         };
         caller.check_ip(self.client)?;
         caller.check_endpoint(&self.path.path)?;
+        if proxy.limiter.is_spent(&payer(&caller)) {
+            return Err(Denial::new(
+                DenialCode::BudgetExceeded,
+                "a budget that pays for it is spent",
+            ));
+        }
         let snapshot = proxy.live.snapshot();
         let allowed = AllowedModels {
             token: &caller.token_allowed_models,

@@ -6,12 +6,14 @@ use bytes::Bytes;
 use http::Method;
 
 use super::EdgeProxy;
-use super::bill::{counted, family, is_priced, request_body, shortened};
+use super::bill::{counted, family, is_priced, note_response, request_body, shortened};
 use super::body::{RequestBody, Understood};
 use super::ctx::RequestCtx;
 use crate::auth::Principal;
 use crate::dialect::paths::{Family, Inference};
-use crate::domain::{CacheWrites, Denial, DenialCode, Dialect, ModelPrice, NanoUsd, PathClass, Priced};
+use crate::domain::{
+    CacheWrites, Denial, DenialCode, Dialect, ModelPrice, NanoUsd, PathClass, Priced, TokenUsage,
+};
 use crate::limit::{Bound, Claim, Payer, Reservation, TokensThought};
 use crate::live::STATE_PARAMETERS;
 use crate::metering::Reserved;
@@ -19,8 +21,11 @@ use crate::metering::meter::prompt_bound;
 use crate::upstream::Route;
 use crate::upstream::catalogue::Target;
 
-/// Tokens of one answer of a realtime session, where its model does not say.
-const REALTIME_TOKENS: u64 = 4096;
+/// Tokens of the longest answer of a model of which it is not known.
+const LONGEST_ANSWER: u64 = 32_768;
+
+/// Tokens of the longest prompt of a model of which it is not known.
+const LONGEST_PROMPT: u64 = 200_000;
 
 /// Whose money a request spends.
 pub(super) fn payer(caller: &Principal) -> Payer {
@@ -46,10 +51,7 @@ pub(super) fn tokens_thought(ctx: &RequestCtx) -> TokensThought {
     };
     TokensThought {
         prompt: held.bytes.len() as u64 / 4 + 1,
-        completion: match answer_length(ctx).tokens {
-            OutputTokens::AtMost(tokens) => Some(tokens),
-            OutputTokens::TimesTheLongest(_) | OutputTokens::Unknown => None,
-        },
+        completion: Length::of(ctx).declared,
     }
 }
 
@@ -142,6 +144,25 @@ impl EdgeProxy {
         })
     }
 
+    /// A response of a session has used this: it is paid now. Whether anything is left of the budgets for another.
+    pub(super) async fn pay_response(&self, ctx: &mut RequestCtx, usage: TokenUsage) -> bool {
+        let cost = note_response(ctx, usage);
+        let Some(caller) = ctx.caller.clone() else {
+            return false;
+        };
+        let Some(reservation) = &mut ctx.reservation else {
+            return true;
+        };
+        if !self
+            .limiter
+            .pay(reservation, caller.token_id, caller.project_id, cost)
+        {
+            return false;
+        }
+        // if this process dies: what was paid, and the response that may be under way
+        self.keep_reserved(ctx).await.is_ok()
+    }
+
     /// An attempt that came to nothing may have cost something; whether there is as much for the next one.
     pub(super) async fn may_spend_again(&self, ctx: &mut RequestCtx) -> bool {
         let spent = ctx.bill.last_attempt_cost();
@@ -206,96 +227,85 @@ fn price_at<'a>(ctx: &'a RequestCtx, target: &Target, asked: &str) -> Option<&'a
     })
 }
 
-/// What the request costs at most, wherever it goes, if its prompt has at most so many tokens.
-fn bound(ctx: &RequestCtx, prompt: u64) -> Bound {
+/// What the request costs at most, wherever it goes, if what was sent has at most so many tokens.
+fn bound(ctx: &RequestCtx, sent: u64) -> Bound {
     if !is_priced(ctx) {
         return Bound {
             most: Some(NanoUsd::ZERO),
             declared: true,
         };
     }
-    let Length { tokens, declared } = answer_length(ctx);
+    let length = Length::of(ctx);
     let asked = ctx.asked_model().unwrap_or_default();
     let body = request_body(ctx);
-    let mut most = Some(NanoUsd::ZERO);
-    for target in ctx.destination.iter().flat_map(Route::usable) {
-        let Some(price) = price_at(ctx, target, &asked) else {
-            // counts as free
-            continue;
-        };
-        let realtime = ctx.is_realtime();
-        let output = match tokens {
-            OutputTokens::AtMost(tokens) => Some(tokens),
-            OutputTokens::TimesTheLongest(n) => {
-                price.max_output_tokens.map(|longest| longest.saturating_mul(n))
-            }
-            OutputTokens::Unknown => None,
-        };
-        let (prompt, output) = if realtime {
-            (
-                price.max_input_tokens.unwrap_or(REALTIME_TOKENS),
-                Some(price.max_output_tokens.unwrap_or(REALTIME_TOKENS)),
-            )
-        } else {
-            (prompt, output)
-        };
-        let cost =
-            output.map(|output| price.bound(prompt, output, cache_writes(target.provider.dialect, &body)));
-        most = most.zip(cost).map(|(most, cost)| most.max(cost));
+    // a model without a price counts as free
+    let prices = ctx
+        .destination
+        .iter()
+        .flat_map(Route::usable)
+        .filter_map(|target| Some((target, price_at(ctx, target, &asked)?)));
+    let most = prices
+        .map(|(target, price)| {
+            let prompt = if length.reads_more {
+                price.max_input_tokens.unwrap_or(LONGEST_PROMPT)
+            } else if length.declared.is_some() {
+                sent
+            } else {
+                // pictures and sounds have more bytes than a model takes tokens
+                price.max_input_tokens.map_or(sent, |longest| sent.min(longest))
+            };
+            let answer = length.declared.unwrap_or_else(|| {
+                let longest = price.max_output_tokens.unwrap_or(LONGEST_ANSWER);
+                longest.saturating_mul(length.answers)
+            });
+            price.bound(prompt, answer, cache_writes(target.provider.dialect, &body))
+        })
+        .max()
+        .unwrap_or(NanoUsd::ZERO);
+    Bound {
+        most: Some(most),
+        declared: length.declared.is_some() && !length.reads_more,
     }
-    Bound { most, declared }
 }
 
-/// How long an answer may be.
+/// How long prompt and answer may be.
 struct Length {
-    tokens: OutputTokens,
-    /// The client said so.
-    declared: bool,
+    /// Tokens of the answer at most, as the client declared it, or because there is none.
+    declared: Option<u64>,
+    /// How many answers were asked for.
+    answers: u64,
+    /// The model reads more than was sent: what the provider keeps, or what is said in a session.
+    reads_more: bool,
 }
 
-enum OutputTokens {
-    AtMost(u64),
-    /// So many answers, each as long as the model can.
-    TimesTheLongest(u64),
-    Unknown,
-}
-
-fn answer_length(ctx: &RequestCtx) -> Length {
-    let unknown = Length {
-        tokens: OutputTokens::Unknown,
-        declared: false,
-    };
-    let (Some(path), RequestBody::Held(held)) = (&ctx.path, &ctx.body) else {
-        return unknown;
-    };
-    let Understood::Json(facts) = &held.facts else {
-        return unknown;
-    };
-    let reads_state = STATE_PARAMETERS.iter().any(|name| {
-        facts
-            .parameter(name)
-            .is_some_and(|value| value.as_text() != Some("null"))
-    });
-    if reads_state {
-        // the prompt is longer than what was sent, nobody knows by how much
-        return unknown;
-    }
-    match path.facts.family {
-        Family::Inference(Inference::Embeddings | Inference::Rerank) => Length {
-            tokens: OutputTokens::AtMost(0),
-            declared: true,
-        },
-        Family::Inference(Inference::Audio | Inference::Images) => unknown,
-        _ => match facts.declared_output_tokens() {
-            Some(tokens) => Length {
-                tokens: OutputTokens::AtMost(tokens),
-                declared: true,
-            },
-            None => Length {
-                tokens: OutputTokens::TimesTheLongest(facts.n.unwrap_or(1)),
-                declared: false,
-            },
-        },
+impl Length {
+    fn of(ctx: &RequestCtx) -> Self {
+        let unknown = |reads_more| Self {
+            declared: None,
+            answers: 1,
+            reads_more,
+        };
+        let (Some(path), RequestBody::Held(held)) = (&ctx.path, &ctx.body) else {
+            return unknown(ctx.is_realtime());
+        };
+        let Understood::Json(facts) = &held.facts else {
+            return unknown(false);
+        };
+        let reads_state = STATE_PARAMETERS.iter().any(|name| {
+            facts
+                .parameter(name)
+                .is_some_and(|value| value.as_text() != Some("null"))
+        });
+        let declared = match path.facts.family {
+            Family::Inference(Inference::Embeddings | Inference::Rerank) => Some(0),
+            Family::Inference(Inference::Audio | Inference::Images) => None,
+            _ => facts.declared_output_tokens(),
+        };
+        Self {
+            declared,
+            answers: facts.n.unwrap_or(1),
+            reads_more: reads_state,
+        }
     }
 }
 

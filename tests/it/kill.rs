@@ -79,7 +79,8 @@ for_both_stores! {
             .with(json!({"router": {"retries": 0}, "prices": {"overrides": {"gpt-a": {"input_usd_per_mtok": 1, "output_usd_per_mtok": 1}}}}))
             .on(store)
             .start();
-        let user = edge.token(json!({}));
+        // with a budget, what a killed process had reserved is charged too
+        let user = edge.token(json!({"budget": {"usd": 1000, "period": "month"}}));
         let address = Mutex::new(edge.proxy);
         let (stop, next) = (AtomicBool::new(false), AtomicUsize::new(0));
         let seen_whole: Mutex<Vec<String>> = Mutex::default();

@@ -3,6 +3,7 @@
 //! A [`UsageReader`] is fed the data of each event, or a plain body in any split, and keeps nothing but numbers and the
 //! text that nobody has taken yet. It never refuses: what is no JSON says nothing.
 
+mod session;
 mod sink;
 
 #[cfg(test)]
@@ -13,6 +14,8 @@ use super::sse::StreamKind;
 use crate::domain::TokenUsage;
 
 use sink::UsageSink;
+
+pub use session::SessionReader;
 
 /// The numbers of `usage` objects; the last word on each counts, for Anthropic's are cumulative.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -109,6 +109,8 @@ impl UsageSink {
             | b"input_tokens_details"
             | b"completion_tokens_details"
             | b"output_tokens_details"
+            | b"input_token_details"
+            | b"output_token_details"
             | b"cache_creation" => Name::Details,
             b"prompt_tokens" | b"input_tokens" => Name::Field(Field::Input),
             b"completion_tokens" | b"output_tokens" => Name::Field(Field::Output),

@@ -6,6 +6,21 @@ const LONGEST_HEAD: usize = 14;
 /// The opcode of a closing frame.
 const CLOSE: u8 = 0x8;
 
+/// The opcodes of a frame that continues a message, and of one that begins a text.
+const CONTINUATION: u8 = 0x0;
+const TEXT: u8 = 0x1;
+
+/// A piece of a message, as frames pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// A text begins.
+    TextBegins,
+    /// More of the text under way.
+    Text(&'a [u8]),
+    /// The text under way is whole.
+    TextEnds,
+}
+
 /// The most bytes of reason that a control frame holds beside its code.
 const REASON_BYTES: usize = 123;
 
@@ -18,13 +33,38 @@ pub struct FrameFollower {
     /// Bytes of the payload under way that are still to come.
     payload_left: u64,
     closed: bool,
+    /// The frame under way belongs to a text, and nothing hides it (no mask, no extension).
+    is_text: bool,
+    /// A text is under way, with other frames between its own.
+    in_text: bool,
+    /// The frame under way is the last of its message.
+    is_last: bool,
 }
 
 impl FrameFollower {
     /// Takes note of bytes that have passed.
-    pub fn advance(&mut self, mut bytes: &[u8]) {
+    pub fn advance(&mut self, bytes: &[u8]) {
+        self.follow(bytes, |_| ());
+    }
+
+    /// Takes note of bytes that have passed, and tells what texts they hold.
+    pub fn follow(&mut self, mut bytes: &[u8], mut tell: impl FnMut(Piece<'_>)) {
         while !bytes.is_empty() {
+            let was_in_payload = self.payload_left > 0;
+            let in_text = self.in_text;
             let taken = self.step(bytes);
+            if self.is_text && was_in_payload {
+                tell(Piece::Text(&bytes[..taken]));
+            } else if self.is_text && !in_text && self.in_text {
+                tell(Piece::TextBegins);
+            }
+            if self.is_text && self.is_last && self.is_between_frames() {
+                self.in_text = false;
+                tell(Piece::TextEnds);
+            }
+            if self.is_between_frames() {
+                self.is_text = false;
+            }
             bytes = &bytes[taken..];
         }
     }
@@ -61,7 +101,16 @@ impl FrameFollower {
         self.head[self.have] = bytes[0];
         self.have += 1;
         if let Some(payload) = whole_head(&self.head[..self.have]) {
-            self.closed |= self.head[0] & 0x0f == CLOSE;
+            let (first, is_masked) = (self.head[0], self.head[1] & 0x80 != 0);
+            self.closed |= first & 0x0f == CLOSE;
+            self.is_last = first & 0x80 != 0;
+            let is_plain = first & 0x70 == 0 && !is_masked;
+            self.is_text = match first & 0x0f {
+                TEXT => is_plain,
+                CONTINUATION => is_plain && self.in_text,
+                _ => false,
+            };
+            self.in_text |= self.is_text;
             self.have = 0;
             self.payload_left = payload;
         }
@@ -161,6 +210,37 @@ mod tests {
             let mut follower = FrameFollower::default();
             follower.advance(&bytes);
             prop_assert!(follower.rest_of_frame(&bytes) <= bytes.len());
+        }
+    }
+
+    #[test]
+    fn texts_are_told_whole_and_nothing_else_is() {
+        let message = |first: u8, payload: &[u8]| {
+            let mut frame = vec![first, u8::try_from(payload.len()).unwrap()];
+            frame.extend_from_slice(payload);
+            frame
+        };
+        let mut bytes = message(0x81, b"one");
+        // in two frames, with a ping between them
+        bytes.extend(message(0x01, b"two a"));
+        bytes.extend(message(0x89, b"ping"));
+        bytes.extend(message(0x80, b"nd three"));
+        bytes.extend(message(0x82, b"binary"));
+        bytes.extend(message(0xc1, b"compressed"));
+        bytes.extend(message(0x81, b""));
+        bytes.extend([0x81, 0x81, 1, 2, 3, 4, b'x']);
+        for piece in 1..bytes.len() {
+            let mut follower = FrameFollower::default();
+            let (mut texts, mut open) = (Vec::new(), None);
+            for part in bytes.chunks(piece) {
+                follower.follow(part, |piece| match piece {
+                    Piece::TextBegins => open = Some(Vec::new()),
+                    Piece::Text(more) => open.as_mut().unwrap().extend_from_slice(more),
+                    Piece::TextEnds => texts.push(String::from_utf8(open.take().unwrap()).unwrap()),
+                });
+            }
+            assert_eq!(texts, ["one", "two and three", ""], "in pieces of {piece}");
+            assert!(follower.is_between_frames());
         }
     }
 

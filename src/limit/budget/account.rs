@@ -138,6 +138,12 @@ impl Account {
         Ok(reserved)
     }
 
+    /// Whether anything is not spent.
+    pub(super) fn has_any(&mut self, budget: Budget, now: Timestamp) -> bool {
+        self.roll(now);
+        self.spent(budget.period) < budget.cap()
+    }
+
     /// Gives back what was reserved.
     pub(super) fn release(&mut self, amount: NanoUsd) {
         self.reserved = self.reserved.minus(amount).max(NanoUsd::ZERO);

@@ -116,6 +116,8 @@ pub(super) struct Hold {
     amount: NanoUsd,
 }
 
+const NO_AMOUNTS: [NanoUsd; 3] = [NanoUsd::ZERO; 3];
+
 /// Of a token, its project and the installation: those that have a budget.
 type Accounts = [Option<Held>; 3];
 
@@ -211,13 +213,27 @@ impl Budgets {
 
     /// A request has cost this, whether it had reserved anything or not: an account may have come to be while it ran.
     pub(super) fn settle(&self, mut hold: Option<Hold>, holders: Holders, cost: NanoUsd) {
-        let accounts = hold.as_mut().map(Hold::empty).unwrap_or_default();
+        let accounts = hold.as_mut().map(Hold::empty);
+        let amounts = accounts.as_ref().map_or(NO_AMOUNTS, |accounts| {
+            std::array::from_fn(|index| accounts[index].as_ref().map_or(NanoUsd::ZERO, |held| held.amount))
+        });
+        self.settle_with(accounts.as_ref(), amounts, holders, cost);
+    }
+
+    fn settle_with(
+        &self,
+        accounts: Option<&Accounts>,
+        amounts: [NanoUsd; 3],
+        holders: Holders,
+        cost: NanoUsd,
+    ) {
         if self.count.load(Ordering::Relaxed) == 0 {
             return;
         }
-        for (held, holder) in accounts.iter().zip(holders.all()) {
+        for (index, holder) in holders.all().into_iter().enumerate() {
+            let held = accounts.and_then(|accounts| accounts[index].as_ref());
             let warning = match held {
-                Some(held) => self.settle_in(&held.slot, held.amount, cost),
+                Some(held) => self.settle_in(&held.slot, amounts[index], cost),
                 None if cost == NanoUsd::ZERO => None,
                 None => {
                     let slot = self.shard(holder).lock().get(&holder).cloned();
@@ -228,6 +244,38 @@ impl Budgets {
                 self.warn(holder, holders, warning);
             }
         }
+    }
+
+    /// A part of a request has cost this, and what it has reserved stays. Whether anything is left of the budgets that it has
+    /// reserved of.
+    pub(super) fn pay(&self, hold: Option<&Hold>, holders: Holders, cost: NanoUsd) -> bool {
+        self.settle_with(hold.map(|hold| &hold.accounts), NO_AMOUNTS, holders, cost);
+        hold.is_none_or(|hold| {
+            hold.accounts.iter().flatten().all(|held| {
+                let mut state = held.slot.state.lock();
+                let now = self.clock.now();
+                state
+                    .account
+                    .as_mut()
+                    .is_none_or(|account| account.has_any(held.budget, now))
+            })
+        })
+    }
+
+    /// Whether one of these budgets is spent; one that nobody has used yet is not.
+    pub(super) fn is_spent(&self, applying: [Option<Budget>; 3], holders: Holders) -> bool {
+        let now = self.clock.now();
+        applying.into_iter().zip(holders.all()).any(|(budget, holder)| {
+            let Some(budget) = budget else { return false };
+            let slot = self.shard(holder).lock().get(&holder).cloned();
+            slot.is_some_and(|slot| {
+                let mut state = slot.state.lock();
+                state
+                    .account
+                    .as_mut()
+                    .is_some_and(|account| !account.has_any(budget, now))
+            })
+        })
     }
 
     fn settle_in(&self, slot: &Slot, reserved: NanoUsd, cost: NanoUsd) -> Option<(Budget, u8, NanoUsd)> {

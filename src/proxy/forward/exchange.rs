@@ -380,6 +380,8 @@ fn ask_whether_it_holds(head: &mut RequestHeader, validators: Validators<'_>) ->
 fn ask_for_websocket(head: &mut RequestHeader, own_key: bool) -> pingora_core::Result<()> {
     let protocols = protocols_up(&head.headers, own_key);
     head.remove_header(&header::SEC_WEBSOCKET_PROTOCOL);
+    // compressed, what was used could not be read (RFC 6455 §9.1 lets an intermediary decline)
+    head.remove_header(&header::SEC_WEBSOCKET_EXTENSIONS);
     if let Some(protocols) = protocols {
         head.insert_header(header::SEC_WEBSOCKET_PROTOCOL, protocols)?;
     }

@@ -12,7 +12,9 @@ use pingora_core::protocols::Stream;
 use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf, ReadHalf, WriteHalf};
 use tokio::time::timeout;
 
+use crate::dialect::usage::SessionReader;
 use crate::dialect::websocket::FrameFollower;
+use crate::domain::TokenUsage;
 
 /// Bytes taken from a peer at a time: no more is held for one that does not read.
 const READ_BYTES: usize = 16 * 1024;
@@ -40,6 +42,8 @@ pub(super) struct Direction {
     pending: Bytes,
     unflushed: bool,
     frames: FrameFollower,
+    /// Reads what the provider says of tokens; only its direction has one.
+    usage: Option<Box<SessionReader>>,
     bytes: u64,
 }
 
@@ -52,8 +56,20 @@ impl Direction {
             pending: received.clone(),
             unflushed: false,
             frames: FrameFollower::default(),
+            usage: None,
             bytes: 0,
         }
+    }
+
+    /// The direction from the provider, which says what was used.
+    pub(super) fn metered(mut self) -> Self {
+        self.usage = Some(Box::default());
+        self
+    }
+
+    /// Tokens told since this was asked last.
+    pub(super) fn take_usage(&mut self) -> Option<TokenUsage> {
+        self.usage.as_mut()?.take()
     }
 
     /// Bytes delivered so far.
@@ -129,7 +145,10 @@ impl Direction {
             return Err(io::ErrorKind::WriteZero.into());
         }
         self.unflushed = true;
-        self.frames.advance(&self.pending[..sent]);
+        match &mut self.usage {
+            Some(usage) => usage.follow(&mut self.frames, &self.pending[..sent]),
+            None => self.frames.advance(&self.pending[..sent]),
+        }
         self.pending.advance(sent);
         self.bytes += sent as u64;
         Ok(())

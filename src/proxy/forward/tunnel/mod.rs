@@ -21,7 +21,7 @@ use super::client::Client;
 use super::deliver::Delivered;
 use super::head::{DownRules, answer_head};
 use crate::dialect::websocket::{ask, close_frame};
-use crate::domain::{Denial, DenialCode};
+use crate::domain::{Denial, DenialCode, TokenUsage};
 use crate::proxy::EdgeProxy;
 use crate::proxy::ctx::RequestCtx;
 use crate::proxy::decorate::decorate;
@@ -92,7 +92,9 @@ impl EdgeProxy {
         ctx.outcome.streaming = true;
         let idle = ctx.snapshot.settings.server.stream_idle_timeout;
         let mut session = WebSocketSession::between(client, provider);
-        ctx.outcome.ending = Box::pin(session.run(&watch, idle)).await;
+        let mut purse = Purse { proxy: self, ctx };
+        let ending = Box::pin(session.run(&watch, idle, &mut purse)).await;
+        ctx.outcome.ending = ending;
         ctx.outcome.bytes_in = session.up.bytes();
         ctx.outcome.bytes_out = session.down.bytes();
         Delivered::Whole
@@ -129,6 +131,19 @@ fn taken_from(upstream: HttpSession) -> Option<Taken> {
     })
 }
 
+/// Pays each response of a session when the provider says what it used.
+struct Purse<'a> {
+    proxy: &'a EdgeProxy,
+    ctx: &'a mut RequestCtx,
+}
+
+impl Purse<'_> {
+    /// Whether anything is left afterwards.
+    async fn pay(&mut self, usage: TokenUsage) -> bool {
+        self.proxy.pay_response(self.ctx, usage).await
+    }
+}
+
 /// Both directions of one session.
 struct WebSocketSession {
     up: Direction,
@@ -151,13 +166,23 @@ impl WebSocketSession {
         let (from_provider, to_provider) = split(provider.stream);
         Self {
             up: Direction::new(from_client, to_provider, &client.received),
-            down: Direction::new(from_provider, to_client, &provider.received),
+            down: Direction::new(from_provider, to_client, &provider.received).metered(),
         }
     }
 
     /// Carries the session to its end.
-    async fn run(&mut self, watch: &SessionWatch<'_>, idle: Duration) -> Ending {
-        match self.carry(watch, idle).await {
+    async fn run(&mut self, watch: &SessionWatch<'_>, idle: Duration, purse: &mut Purse<'_>) -> Ending {
+        let end = self.carry(watch, idle, purse).await;
+        let ending = self.end(end).await;
+        // what came with the last words
+        if let Some(usage) = self.down.take_usage() {
+            purse.pay(usage).await;
+        }
+        ending
+    }
+
+    async fn end(&mut self, end: End) -> Ending {
+        match end {
             End::Client(broken) if broken.is_none() && self.up.has_closed() => {
                 // the client has said its last word and left: the provider may answer it
                 self.up.end().await;
@@ -187,7 +212,7 @@ impl WebSocketSession {
         }
     }
 
-    async fn carry(&mut self, watch: &SessionWatch<'_>, idle: Duration) -> End {
+    async fn carry(&mut self, watch: &SessionWatch<'_>, idle: Duration, purse: &mut Purse<'_>) -> End {
         let ended = watch.ended();
         tokio::pin!(ended);
         let mut last = Instant::now();
@@ -211,6 +236,11 @@ impl WebSocketSession {
             };
             if !moved {
                 return End::Ours(SessionEnd::idle());
+            }
+            if let Some(usage) = self.down.take_usage()
+                && !purse.pay(usage).await
+            {
+                return End::Ours(SessionEnd::out_of_money());
             }
             last = Instant::now();
         }
