@@ -72,15 +72,31 @@ pub struct ProjectFields {
     /// Key for another provider, as `name=key`; repeatable.
     #[arg(long = "provider-key", value_name = "PROVIDER=KEY")]
     provider_keys: Vec<String>,
-    /// Models its tokens may ask for (`*` within a segment); repeatable.
+    #[command(flatten)]
+    restrictions: Restrictions,
+}
+
+/// What a token may do, or all tokens of a project together.
+#[derive(Debug, Args)]
+pub struct Restrictions {
+    /// Models that may be asked for (`*` within a segment); repeatable.
     #[arg(long = "allowed-model", value_name = "GLOB")]
     allowed_models: Vec<String>,
-    /// Requests a minute of all its tokens together.
+    /// Requests a minute.
     #[arg(long)]
     rpm: Option<u32>,
-    /// Requests under way at once of all its tokens together.
+    /// Tokens of models a minute.
+    #[arg(long)]
+    tpm: Option<u64>,
+    /// Requests under way at once.
     #[arg(long)]
     concurrency: Option<u32>,
+    /// Dollars that may be spent in each period; 0: nothing.
+    #[arg(long = "budget", value_name = "USD")]
+    budget_usd: Option<f64>,
+    /// When the budget starts anew.
+    #[arg(long, requires = "budget_usd", default_value = "month", value_parser = ["day", "week", "month", "total"])]
+    budget_period: String,
 }
 
 /// `manage token …`.
@@ -136,15 +152,8 @@ pub struct TokenFields {
     /// A name for people.
     #[arg(long)]
     name: Option<String>,
-    /// Models it may ask for; repeatable.
-    #[arg(long = "allowed-model", value_name = "GLOB")]
-    allowed_models: Vec<String>,
-    /// Requests a minute.
-    #[arg(long)]
-    rpm: Option<u32>,
-    /// Requests under way at once.
-    #[arg(long)]
-    concurrency: Option<u32>,
+    #[command(flatten)]
+    restrictions: Restrictions,
 }
 
 /// `manage cache …`.
@@ -269,24 +278,28 @@ fn project_body(fields: ProjectFields) -> Result<Map<String, Value>, Failure> {
     if !keys.is_empty() {
         body.insert("providers".to_owned(), Value::Object(keys));
     }
-    restrictions(&mut body, fields.allowed_models, fields.rpm, fields.concurrency);
+    fields.restrictions.put_into(&mut body);
     Ok(body)
 }
 
-fn restrictions(
-    body: &mut Map<String, Value>,
-    models: Vec<String>,
-    rpm: Option<u32>,
-    concurrency: Option<u32>,
-) {
-    if !models.is_empty() {
-        body.insert("allowed_models".to_owned(), models.into());
-    }
-    let mut limits = Map::new();
-    put(&mut limits, "rpm", rpm);
-    put(&mut limits, "concurrency", concurrency);
-    if !limits.is_empty() {
-        body.insert("limits".to_owned(), Value::Object(limits));
+impl Restrictions {
+    fn put_into(self, body: &mut Map<String, Value>) {
+        if !self.allowed_models.is_empty() {
+            body.insert("allowed_models".to_owned(), self.allowed_models.into());
+        }
+        let mut limits = Map::new();
+        put(&mut limits, "rpm", self.rpm);
+        put(&mut limits, "tpm", self.tpm);
+        put(&mut limits, "concurrency", self.concurrency);
+        if !limits.is_empty() {
+            body.insert("limits".to_owned(), Value::Object(limits));
+        }
+        if let Some(usd) = self.budget_usd {
+            body.insert(
+                "budget".to_owned(),
+                json!({"usd": usd, "period": self.budget_period}),
+            );
+        }
     }
 }
 
@@ -298,7 +311,7 @@ fn token(api: &Api, shown: Shown, command: TokenCommand) -> Result<(), Failure> 
             put(&mut body, "duration_minutes", Some(fields.duration));
             put(&mut body, "max_requests", fields.max_requests);
             put(&mut body, "name", fields.name);
-            restrictions(&mut body, fields.allowed_models, fields.rpm, fields.concurrency);
+            fields.restrictions.put_into(&mut body);
             shown.object(&api.ask(&Method::POST, "/manage/tokens", Some(&Value::Object(body)))?)
         }
         TokenCommand::List {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::edge::{Plan, Store, TestEdge, TokenUser};
+use crate::edge::{MANAGEMENT_TOKEN, Plan, Store, TestEdge, TokenUser};
 use crate::for_both_stores;
 use crate::http::{Answer, Request};
 use crate::mutate::Mutator;
@@ -438,4 +438,69 @@ fn hits_are_free_and_operators_are_told_when_little_is_left() {
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }
+}
+
+#[test]
+fn the_command_line_gives_budgets_and_tokens_a_minute() {
+    let edge = plan(&Provider::start()).start();
+    let base = format!("http://{}", edge.sidecar().address);
+    let run = |arguments: &[&str]| -> Value {
+        let output = edge.run(
+            &[
+                &["manage"],
+                arguments,
+                &[
+                    "--json",
+                    "--management-token",
+                    MANAGEMENT_TOKEN,
+                    "--manage-api-base-url",
+                    &base,
+                ],
+            ]
+            .concat(),
+        );
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    };
+    let made = run(&[
+        "project",
+        "create",
+        "--name",
+        "p",
+        "--api-key",
+        "sk-1",
+        "--budget",
+        "12.5",
+        "--tpm",
+        "1000",
+    ]);
+    assert_eq!(made["budget"], json!({"usd": 12.5, "period": "month"}));
+    assert_eq!(made["limits"], json!({"tpm": 1000}));
+    let id = made["id"].as_str().expect("an id");
+    let token = run(&[
+        "token",
+        "generate",
+        "--project-id",
+        id,
+        "--budget",
+        "0.5",
+        "--budget-period",
+        "day",
+    ]);
+    let shown = edge.admin().read_token(token["id"].as_str().expect("an id"));
+    assert_eq!(shown["budget"], json!({"usd": 0.5, "period": "day"}));
+    let wrong = edge.run(&[
+        "manage",
+        "token",
+        "generate",
+        "--project-id",
+        id,
+        "--budget-period",
+        "day",
+    ]);
+    assert_eq!(wrong.status.code(), Some(2));
 }
