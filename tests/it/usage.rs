@@ -1,5 +1,6 @@
 //! What requests used and cost: metered, priced, recorded, and read back.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -9,7 +10,7 @@ use crate::for_both_stores;
 use crate::http::{Connection, Request, chat, chat_streamed};
 use crate::provider::{Gate, Provider, Reply, chat_chunks, message_events};
 use crate::servers::Postgres;
-use crate::wait::wait_until;
+use crate::wait::{is_long_run, wait_until};
 
 const CHAT: &str = "/v1/chat/completions";
 const SOON: Duration = Duration::from_secs(20);
@@ -471,6 +472,84 @@ fn a_store_that_is_away_is_made_up_for_by_the_spool() {
         found.len()
     );
     costs(&edge.admin().read_token(&user.id)["spend_usd"], 13.0 * 0.000_058);
+}
+
+/// Ten minutes in `make test-long`.
+#[test]
+fn a_store_that_stops_under_load_loses_no_record_and_no_known_token() {
+    const CLIENTS: usize = 4;
+    let away = Duration::from_secs(if is_long_run() { 600 } else { 4 });
+    let mut postgres = Postgres::start();
+    let provider = Provider::start();
+    let edge = TestEdge::plan(&provider)
+        .with(prices())
+        .with(json!({"database": {"timeout": "300ms"}, "auth": {"store_timeout": "300ms"}}))
+        .on(&Store::Url(postgres.new_database()))
+        .start();
+    // one of them with a budget: it is known, and goes on
+    let budgets = [json!({}), json!({"budget": {"usd": 1000, "period": "month"}})];
+    let users: Vec<TokenUser> = (0..CLIENTS).map(|n| edge.token(budgets[n % 2].clone())).collect();
+    for _ in 0..3 {
+        users.iter().for_each(|user| drop(user.chat("gpt-a").expect(200)));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let stop = AtomicBool::new(false);
+    let served: Vec<usize> = std::thread::scope(|scope| {
+        let clients: Vec<_> = users
+            .iter()
+            .map(|user| {
+                scope.spawn(|| {
+                    let mut served = 3;
+                    while !stop.load(Ordering::Relaxed) {
+                        user.chat("gpt-a").expect(200);
+                        served += 1;
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                    served
+                })
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(500));
+        postgres.stop();
+        std::thread::sleep(away);
+        postgres.start_again();
+        std::thread::sleep(Duration::from_secs(2));
+        stop.store(true, Ordering::Relaxed);
+        clients
+            .into_iter()
+            .map(|client| client.join().expect("a client"))
+            .collect()
+    });
+    let total: usize = served.iter().sum();
+    let mut counted = 0;
+    let there = wait_until(Duration::from_mins(2), || {
+        let usage = edge.admin().get("/manage/usage");
+        counted = usage.json()["data"][0]["requests"].as_u64().unwrap_or(0) as usize;
+        usage.status == 200 && counted >= total
+    });
+    assert!(there, "{counted} of {total} records");
+    assert_eq!((counted, provider.count()), (total, total), "each once");
+    let by_token = edge
+        .admin()
+        .get("/manage/usage?group_by=token")
+        .expect(200)
+        .json();
+    for (user, served) in users.iter().zip(&served) {
+        let row = by_token["data"]
+            .as_array()
+            .and_then(|rows| rows.iter().find(|row| row["token"] == *user.id));
+        assert_eq!(row.expect("the token")["requests"], *served);
+        costs(
+            &edge.admin().read_token(&user.id)["spend_usd"],
+            *served as f64 * 0.000_058,
+        );
+    }
+    let spool = edge.state_dir().join("ledger-spool.jsonl");
+    assert!(
+        std::fs::metadata(spool).map_or(true, |file| file.len() == 0),
+        "all of it is in the store"
+    );
+    eprintln!("{total} requests, {away:?} without the store");
 }
 
 #[test]
