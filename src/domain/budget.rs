@@ -83,13 +83,18 @@ pub struct Windows {
 impl Windows {
     /// Of a moment.
     pub fn at(now: Timestamp) -> Self {
-        let day = now.as_micros().div_euclid(DAY_MICROS);
+        let day = Self::day_of(now);
         Self {
             day,
             // 1970-01-01 was a Thursday
             week: day - (day + 3).rem_euclid(7),
             month: day - i64::from(date_of(day).day()) + 1,
         }
+    }
+
+    /// The day of a moment, since 1970.
+    pub fn day_of(now: Timestamp) -> i64 {
+        now.as_micros().div_euclid(DAY_MICROS)
     }
 
     /// The earliest day that any period but `total` looks at.

@@ -70,10 +70,10 @@ impl Account {
 
     /// Starts periods that have begun since. A clock that goes back changes nothing: what was spent stays spent.
     fn roll(&mut self, now: Timestamp) {
-        let windows = Windows::at(now);
-        if windows.day <= self.windows.day {
+        if Windows::day_of(now) <= self.windows.day {
             return;
         }
+        let windows = Windows::at(now);
         self.day = NanoUsd::ZERO;
         if windows.week > self.windows.week {
             self.week = NanoUsd::ZERO;

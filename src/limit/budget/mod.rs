@@ -473,20 +473,17 @@ fn refusal(holder: Holder, budget: Budget, bound: Bound, short: Short) -> Denial
         Holder::Project(_) => "this project",
         Holder::Installation => "this proxy",
     };
-    let (cap, period) = (budget.cap(), budget.period.in_words());
+    let (left, period) = (short.left, budget.period.in_words());
     if short.only_reserved {
         let message = format!(
-            "running requests have reserved what is left of the budget of {whose}: `{}` of `{cap}` US dollars {period}",
-            short.left
+            "running requests have reserved the `{left}` US dollars that are left of what {whose} may spend {period}"
         );
         return Denial::new(DenialCode::RateLimitExceeded, message)
             .with_retry_after(Duration::from_secs(1))
             .with_scope(holder.scope());
     }
-    let mut message = format!(
-        "`{}` of the `{cap}` US dollars that {whose} may spend {period} are left",
-        short.left
-    );
+    // how much there was is the business of those who gave it
+    let mut message = format!("`{left}` US dollars are left of what {whose} may spend {period}");
     if let Some(most) = bound
         .most
         .filter(|_| bound.declared && short.left > NanoUsd::ZERO)
