@@ -400,6 +400,52 @@ fn percent(event: &Value) -> u64 {
 }
 
 #[test]
+fn another_attempt_is_made_only_if_there_is_money_for_it() {
+    let (broken, sound) = (Provider::start(), Provider::start());
+    broken.always(Reply::close());
+    let edge = TestEdge::plan(&sound)
+        .with(json!({
+            "providers": {"broken": {"base_url": broken.url(), "api_key": "k"}},
+            "models": {"m": {"strategy": "priority", "targets": [
+                {"provider": "broken", "model": "x", "priority": 0},
+                {"provider": "openai", "model": "x", "priority": 1},
+            ]}},
+            "prices": {"overrides": {"m": {"input_usd_per_mtok": 1000, "output_usd_per_mtok": 0}}},
+        }))
+        .start();
+    // its bound is its bytes
+    let body = json!({"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": "one two three four"}]});
+    let bound = body.to_string().len() as f64 * 0.001;
+    let tight = limited(&edge, bound + 0.001, "day");
+    tight
+        .post(CHAT, body.clone())
+        .refused(502, "upstream_protocol_error");
+    assert_eq!(
+        (broken.count(), sound.count()),
+        (1, 0),
+        "there is no money for a second one"
+    );
+    let charged = spent(&edge, &tight);
+    assert!(
+        charged > 0.0 && charged <= bound,
+        "{charged}: the provider may have read it"
+    );
+    let rich = limited(&edge, 10.0, "day");
+    rich.post(CHAT, body).expect(200);
+    assert_eq!((broken.count(), sound.count()), (2, 1));
+    let record = records_of(&edge, &rich).remove(0);
+    let costs: Vec<f64> = record["attempts"]
+        .as_array()
+        .expect("attempts")
+        .iter()
+        .map(|attempt| attempt["cost_usd"].as_f64().expect("money"))
+        .collect();
+    assert_eq!(costs.len(), 2, "{record}");
+    is_usd(&record["cost_usd"], costs.iter().sum());
+    assert!((spent(&edge, &rich) - costs.iter().sum::<f64>()).abs() < 1e-9);
+}
+
+#[test]
 fn hits_are_free_and_operators_are_told_when_little_is_left() {
     let provider = Provider::start();
     let edge = plan(&provider).start();
