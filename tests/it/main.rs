@@ -58,6 +58,7 @@ mod lifecycle;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod many_records;
 mod many_tokens;
 #[cfg(test)]
 #[path = "../fuzz/mutate.rs"]
