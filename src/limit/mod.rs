@@ -37,7 +37,7 @@ pub use standing::{RateStanding, Standings};
 use budget::{Budgets, Hold, Holders, NotReserved};
 use charge::{Bucket, Charges, one_request, tokens};
 use concurrency::{Concurrency, Permit};
-use rates::Rates;
+use rates::{Rates, Taken};
 use reservation::{GrantHold, Returns};
 use tokens::TokenHold;
 
@@ -284,27 +284,31 @@ impl Limiter {
                 .completion
                 .unwrap_or_else(|| self.usual_answer.load(Ordering::Relaxed)),
         );
-        let of_caller = Charges::of([
-            token.rpm.map(|rpm| one_request(of_token, rpm)),
-            project.rpm.map(|rpm| one_request(of_project, rpm)),
-            token.tpm.map(|tpm| tokens(of_token, tpm, estimate)),
-            project.tpm.map(|tpm| tokens(of_project, tpm, estimate)),
-        ]);
-        let of_all = Charges::of([
-            settings
-                .global
-                .tpm
-                .map(|tpm| tokens(Bucket::Global, tpm, estimate)),
-            settings
-                .per_ip
-                .tpm
-                .map(|tpm| tokens(Bucket::Address(limit_key(subject.client)), tpm, estimate)),
-        ]);
-        let taken = self.rates.take(&of_caller, &settings).await?;
-        let taken_of_all = match self.rates.take(&of_all, &settings).await {
+        let has_rate = |limits: &Limits| limits.rpm.is_some() || limits.tpm.is_some();
+        // WHY: asked first, for most requests are charged to nothing, and charges are large
+        let of_caller = (has_rate(&token) || has_rate(&project)).then(|| {
+            Charges::of([
+                token.rpm.map(|rpm| one_request(of_token, rpm)),
+                project.rpm.map(|rpm| one_request(of_project, rpm)),
+                token.tpm.map(|tpm| tokens(of_token, tpm, estimate)),
+                project.tpm.map(|tpm| tokens(of_project, tpm, estimate)),
+            ])
+        });
+        let address = || Bucket::Address(limit_key(subject.client));
+        let of_all = (settings.global.tpm.is_some() || settings.per_ip.tpm.is_some()).then(|| {
+            Charges::of([
+                settings
+                    .global
+                    .tpm
+                    .map(|tpm| tokens(Bucket::Global, tpm, estimate)),
+                settings.per_ip.tpm.map(|tpm| tokens(address(), tpm, estimate)),
+            ])
+        });
+        let taken = self.take(of_caller.as_ref(), &settings).await?;
+        let taken_of_all = match self.take(of_all.as_ref(), &settings).await {
             Ok(taken) => taken,
             Err(refused) => {
-                self.rates.give_back(&taken).await;
+                self.give_back([taken.as_deref(), None]).await;
                 return Err(refused);
             }
         };
@@ -334,17 +338,33 @@ impl Limiter {
                 grant,
                 budget,
                 paid: NanoUsd::ZERO,
-                standings: taken.standings(),
-                tokens: TokenHold::of(&self.rates, &[taken, taken_of_all]),
+                standings: taken.as_deref().map(Taken::standings).unwrap_or_default(),
+                tokens: TokenHold::of(&self.rates, [taken, taken_of_all]),
             }),
             Err(denial) => {
-                self.rates.give_back(&taken).await;
-                self.rates.give_back(&taken_of_all).await;
+                self.give_back([taken.as_deref(), taken_of_all.as_deref()]).await;
                 Err(Refused {
                     denial,
                     standings: Standings::default(),
                 })
             }
+        }
+    }
+
+    async fn take(
+        &self,
+        charges: Option<&Charges>,
+        settings: &Arc<LimitSettings>,
+    ) -> Result<Option<Box<Taken>>, Refused> {
+        match charges {
+            None => Ok(None),
+            Some(charges) => self.rates.take(charges, settings).await.map(Box::new).map(Some),
+        }
+    }
+
+    async fn give_back(&self, all: [Option<&Taken>; 2]) {
+        for taken in all.into_iter().flatten() {
+            self.rates.give_back(taken).await;
         }
     }
 

@@ -25,7 +25,7 @@ pub struct Reservation {
     pub(super) permits: [Option<Permit>; 4],
     pub(super) grant: Option<GrantHold>,
     pub(super) standings: Standings,
-    pub(super) tokens: Option<Box<TokenHold>>,
+    pub(super) tokens: Option<TokenHold>,
     pub(super) budget: Option<Hold>,
     /// What was paid of it already.
     pub(super) paid: NanoUsd,

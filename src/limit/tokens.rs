@@ -8,26 +8,28 @@ use super::rates::{Rates, Taken};
 /// Tokens that were taken because a request was thought to use them. Dropped, it has used none.
 pub(super) struct TokenHold {
     rates: Arc<Rates>,
-    taken: [Taken; 2],
+    taken: [Option<Box<Taken>>; 2],
     used: u64,
 }
 
 impl TokenHold {
     /// What is to be corrected of `taken`, if any of it is tokens.
-    pub(super) fn of(rates: &Arc<Rates>, taken: &[Taken; 2]) -> Option<Box<Self>> {
+    pub(super) fn of(rates: &Arc<Rates>, taken: [Option<Box<Taken>>; 2]) -> Option<Self> {
         let has_tokens = |taken: &Taken| {
             taken
                 .charges
                 .iter()
                 .any(|charge| charge.rate.unit() == Unit::Tokens)
         };
-        taken.iter().any(has_tokens).then(|| {
-            Box::new(Self {
+        taken
+            .iter()
+            .flatten()
+            .any(|taken| has_tokens(taken))
+            .then(|| Self {
                 rates: Arc::clone(rates),
-                taken: *taken,
+                taken,
                 used: 0,
             })
-        })
     }
 
     /// So many were used.
@@ -38,7 +40,7 @@ impl TokenHold {
 
 impl Drop for TokenHold {
     fn drop(&mut self) {
-        for taken in &self.taken {
+        for taken in self.taken.iter().flatten() {
             self.rates.correct(taken, self.used);
         }
     }
