@@ -142,7 +142,7 @@ impl Claim {
 }
 
 /// The one place where requests are admitted: rates in this process or in Redis, concurrency in this
-/// process, `max_requests` behind the port [`Grants`].
+/// process, `max_requests` and budgets behind the port [`Leases`].
 pub struct Limiter {
     settings: Arc<ArcSwap<LimitSettings>>,
     rates: Arc<Rates>,
