@@ -125,7 +125,12 @@ impl Ledger {
             lost: AtomicU64::new(0),
         });
         let of_log = Arc::clone(&shared.settings);
-        let (reservations, left) = Reservations::start(folder, move || of_log.load().fsync);
+        let (reservations, mut left) = Reservations::start(folder, move || of_log.load().fsync);
+        if !left.records.is_empty() {
+            // whose record is in the spool had ended: its own figure stands
+            let spooled = shared.spool.record_ids();
+            left.records.retain(|record| !spooled.contains(&record.record_id));
+        }
         let tasks = [
             spawn::spawn("ledger writer", Arc::clone(&shared).write(receiver, left)),
             spawn::spawn("ledger replay", Arc::clone(&shared).replay()),
@@ -335,6 +340,7 @@ impl Shared {
     /// Brings the spool into the store whenever there is one, and lets go of records that are too old.
     async fn replay(self: Arc<Self>) {
         let mut next_prune = self.clock.monotonic() + PRUNE_EVERY;
+        let mut forgotten = i64::MIN;
         loop {
             let shared = Arc::clone(&self);
             let has_lines = tokio::task::spawn_blocking(move || shared.spool.has_lines()).await;
@@ -348,6 +354,7 @@ impl Shared {
             if self.clock.monotonic() >= next_prune {
                 next_prune = self.clock.monotonic() + PRUNE_EVERY;
                 self.prune().await;
+                self.forget_days(&mut forgotten).await;
             }
             let _ = tokio::time::timeout(RETRY, self.wanted.notified()).await;
         }
@@ -396,13 +403,21 @@ impl Shared {
         Ok(count)
     }
 
+    /// Once a day, and again while the store does not answer.
+    async fn forget_days(&self, forgotten: &mut i64) {
+        let first = Windows::day_of(self.clock.now()) - SPEND_DAYS_KEPT;
+        if *forgotten == first {
+            return;
+        }
+        match self.store.forget_spend_before(first).await {
+            Ok(()) => *forgotten = first,
+            Err(error) => log::debug!("what was spent on days long ago stays: {error}"),
+        }
+    }
+
     async fn prune(&self) {
         let kept = i64::try_from(self.settings.load().retention.as_micros()).unwrap_or(i64::MAX);
         let before = Timestamp::from_micros(self.clock.now().as_micros().saturating_sub(kept));
-        let today = Windows::at(self.clock.now()).day;
-        if let Err(error) = self.store.forget_spend_before(today - SPEND_DAYS_KEPT).await {
-            log::debug!("what was spent on days long ago stays: {error}");
-        }
         // a thousand at a time, so that nothing else waits long
         while let Ok(1000) = self.store.prune(before).await {
             tokio::task::yield_now().await;

@@ -153,20 +153,19 @@ pub(super) struct Reservations {
 pub(super) struct Left {
     /// The records of what it had reserved.
     pub(super) records: Vec<UsageRecord>,
-    aside: PathBuf,
+    /// Where they are; `None`: in files that could not be read whole, and stay.
+    aside: Option<PathBuf>,
 }
 
 impl Left {
     /// The records are safe. Blocks.
     pub(super) fn forget(&self) {
-        match std::fs::remove_file(&self.aside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                log::warn!(
-                    "`{}` stays, and is read again at the next start: {error}",
-                    self.aside.display()
-                );
-            }
-            _ => {}
+        let Some(aside) = &self.aside else { return };
+        if let Err(error) = remove(aside) {
+            log::warn!(
+                "`{}` stays, and is read again at the next start: {error}",
+                aside.display()
+            );
         }
     }
 }
@@ -176,10 +175,7 @@ impl Reservations {
     pub(super) fn start(folder: &Path, fsync: impl Fn() -> bool + Send + 'static) -> (Self, Left) {
         let path = folder.join("reservations.jsonl");
         let aside = folder.join("reservations.replay.jsonl");
-        let left = Left {
-            records: set_aside(&path, &aside),
-            aside,
-        };
+        let left = set_aside(&path, &aside);
         let (log, messages) = channel();
         let writer = Writer {
             path: path.clone(),
@@ -286,35 +282,55 @@ impl Line {
 }
 
 /// Reads what both files leave open, and puts it into the one that stays until it is safe.
-fn set_aside(path: &Path, aside: &Path) -> Vec<UsageRecord> {
+fn set_aside(path: &Path, aside: &Path) -> Left {
     let mut open: HashMap<RecordId, Reserved> = HashMap::new();
+    let mut unreadable = false;
     for file in [aside, path] {
         if let Err(error) = read(file, &mut open)
             && error.kind() != io::ErrorKind::NotFound
         {
+            unreadable = true;
             log::error!(
-                "`{}` could not be read, what it says is lost: {error}",
+                "`{}` could not be read; it stays, and is read again at the next start: {error}",
                 file.display()
             );
         }
     }
-    if open.is_empty() {
-        for file in [aside, path] {
-            // an empty or closed file says nothing
-            let _ = std::fs::remove_file(file);
-        }
-        return Vec::new();
-    }
     let lines: String = open.values().cloned().map(line_of).collect();
-    let kept = replace(aside, lines.as_bytes()).and_then(|_| match std::fs::remove_file(path) {
+    let records = records_of(open);
+    if unreadable {
+        // a record that is made again at the next start counts once
+        return Left { records, aside: None };
+    }
+    let kept = if records.is_empty() {
+        // empty or closed files say nothing
+        remove(aside)
+    } else {
+        replace(aside, lines.as_bytes()).map(|_| ())
+    };
+    if let Err(error) = kept.and_then(|()| remove(path)) {
+        log::error!("`{}` could not be written anew: {error}", aside.display());
+    }
+    Left {
+        records,
+        aside: Some(aside.to_owned()),
+    }
+}
+
+/// Whether it was there or not.
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
-    });
-    if let Err(error) = kept {
-        log::error!("`{}` could not be written: {error}", aside.display());
     }
+}
+
+fn records_of(open: HashMap<RecordId, Reserved>) -> Vec<UsageRecord> {
     let mut records: Vec<UsageRecord> = open.into_values().map(Reserved::into_record).collect();
     records.sort_by_key(|record| record.record_id);
+    if records.is_empty() {
+        return records;
+    }
     log::warn!(
         records = records.len();
         "{} requests were under way when the last process died: what they had reserved is charged", records.len()
@@ -578,6 +594,22 @@ mod tests {
         std::mem::forget(log.open(reserved(3)).await.unwrap());
         let (_, left) = start(folder.path());
         assert_eq!(ids(&left), [reserved(1).record_id, reserved(3).record_id]);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_stays_and_the_rest_is_charged() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, _) = start(folder.path());
+        std::mem::forget(log.open(reserved(1)).await.unwrap());
+        // a folder can be opened, not read
+        let aside = folder.path().join("reservations.replay.jsonl");
+        std::fs::create_dir(&aside).unwrap();
+        for _ in 0..2 {
+            let (_, left) = start(folder.path());
+            assert_eq!(ids(&left), [reserved(1).record_id]);
+            left.forget();
+            assert!(aside.exists());
+        }
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@
 //! another name, so that new lines come into a new one; it goes once the store has them all. A process that dies leaves both
 //! files for the next one. The store knows each record by its id, so that a line which is given twice counts once.
 
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -14,10 +15,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{AttemptRecord, NanoUsd, Timestamp, TokenUsage, UsageRecord};
+use crate::domain::{AttemptRecord, NanoUsd, RecordId, Timestamp, TokenUsage, UsageRecord};
 
 /// The longest line that is read; longer ones were not written here.
 const MOST_LINE_BYTES: u64 = 1 << 20;
+
+/// Lines that are read at once where only their ids are wanted.
+const GROUP_READ: usize = 500;
 
 /// Where the lines are.
 #[derive(Debug)]
@@ -102,6 +106,25 @@ impl Spool {
     pub(super) fn has_lines(&self) -> bool {
         let is_filled = |path: &Path| std::fs::metadata(path).is_ok_and(|file| file.len() > 0);
         is_filled(&self.aside) || is_filled(&self.path)
+    }
+
+    /// The records in both files. Blocks; before anybody else moves them. What cannot be read is no record here: the replay
+    /// says so.
+    pub(super) fn record_ids(&self) -> HashSet<RecordId> {
+        let mut ids = HashSet::new();
+        for path in [&self.aside, &self.path] {
+            let Ok(file) = File::open(path) else { continue };
+            let mut aside = Aside {
+                lines: BufReader::new(file),
+                unreadable: 0,
+            };
+            while let Ok(records) = aside.next(GROUP_READ)
+                && !records.is_empty()
+            {
+                ids.extend(records.iter().map(|record| record.record_id));
+            }
+        }
+        ids
     }
 
     /// Bytes in both files, for metrics.

@@ -255,3 +255,34 @@ async fn when_nothing_takes_records_requests_wait_or_records_are_dropped() {
     bench.ledger.record(known(2), None).await;
     assert_eq!((bench.ledger.stats().lost, bench.ledger.is_stuck()), (1, false));
 }
+
+#[tokio::test]
+async fn a_record_in_the_spool_stands_above_what_its_request_had_reserved() {
+    let bench = bench(LedgerSettings::default());
+    bench.store.away.store(true, Ordering::SeqCst);
+    let (ended, running) = (known(1), known(2));
+    for record in [&ended, &running] {
+        let opened = bench.ledger.reserve(Reserved {
+            record_id: record.record_id,
+            request_id: record.request_id.clone(),
+            project_id: record.project_id,
+            token_id: record.token_id,
+            endpoint: record.endpoint.clone(),
+            model: record.model.clone(),
+            provider: record.provider.to_string(),
+            received_at: record.received_at,
+            amount: NanoUsd::from_nanos(i64::MAX / 8),
+        });
+        // the process dies before it can say that nothing is reserved any more
+        std::mem::forget(opened.await.unwrap());
+    }
+    bench.ledger.record(ended.clone(), None).await;
+    assert_eq!(bench.ledger.stats().spooled, 1);
+    bench.store.away.store(false, Ordering::SeqCst);
+    let next = start(&bench.store, &bench.folder, &bench.settings);
+    bench.wait_until_kept(2).await;
+    let kept = bench.store.kept.lock().unwrap().clone();
+    assert_eq!(kept[&ended.record_id], ended);
+    assert_eq!(kept[&running.record_id].cost, NanoUsd::from_nanos(i64::MAX / 8));
+    drop(next);
+}
