@@ -204,18 +204,28 @@ impl RedisRates {
     }
 
     /// Takes the places of each whether they are there or not, or returns them, in a task of its own. When Redis does not
-    /// answer nothing changes.
+    /// answer, what was to be taken is owed and charged at the next call, and what was to be returned refills.
     pub(super) fn correct(self: &Arc<Self>, charges: &Charges, used: bool, settings: Arc<LimitSettings>) {
         let action = if used { Action::TakeAnyway } else { Action::Give };
         let (rates, charges) = (Arc::clone(self), *charges);
         spawn::spawn_on(&self.runtime, "redis rates", async move {
-            rates.change(action, &charges, &settings).await;
+            if !rates.change(action, &charges, &settings).await && used {
+                let mut owed = [0; MOST_CHARGES];
+                for (owed, charge) in owed.iter_mut().zip(&*charges) {
+                    *owed = charge.places;
+                }
+                rates.local.owe_again(&charges, owed);
+            }
         });
     }
 
-    async fn change(&self, action: Action, charges: &Charges, settings: &LimitSettings) {
-        if charges.is_empty() || !self.may_try() {
-            return;
+    /// Whether Redis has done it.
+    async fn change(&self, action: Action, charges: &Charges, settings: &LimitSettings) -> bool {
+        if charges.is_empty() {
+            return true;
+        }
+        if !self.may_try() {
+            return false;
         }
         let call = Call {
             action,
@@ -223,10 +233,14 @@ impl RedisRates {
             owed: [0; MOST_CHARGES],
         };
         match tokio::time::timeout(settings.redis_timeout, self.call(&call, settings)).await {
-            Ok(Ok(_)) => self.answered(),
+            Ok(Ok(_)) => {
+                self.answered();
+                return true;
+            }
             Ok(Err(error)) => self.failed(error.details()),
             Err(_) => self.failed("no answer in time"),
         }
+        false
     }
 
     /// One call from beginning to end, also when nobody waits for its answer any more.
