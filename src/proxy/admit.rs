@@ -340,7 +340,7 @@ impl EdgeProxy {
 }
 
 /// The parameter by which a body asks for what the provider keeps per account, if it has one.
-fn state_parameter(held: &super::body::HeldBody) -> Option<&'static str> {
+pub(super) fn state_parameter(held: &super::body::HeldBody) -> Option<&'static str> {
     let Understood::Json(facts) = &held.facts else {
         return None;
     };

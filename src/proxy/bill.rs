@@ -267,11 +267,29 @@ fn model_of(ctx: &RequestCtx, attempt: &Asked) -> String {
 }
 
 fn price_of<'a>(ctx: &'a RequestCtx, attempt: &Asked) -> Option<&'a ModelPrice> {
+    let asked = ctx.asked_model().unwrap_or_default();
+    find_price(
+        ctx,
+        &asked,
+        &attempt.provider,
+        attempt.dialect,
+        attempt.model.as_deref(),
+    )
+}
+
+/// The price of the model that was asked for at a provider, which may have its own name for it.
+pub(super) fn find_price<'a>(
+    ctx: &'a RequestCtx,
+    asked: &str,
+    provider: &str,
+    dialect: Dialect,
+    model: Option<&str>,
+) -> Option<&'a ModelPrice> {
     ctx.snapshot.settings.prices.prices.find(Priced {
-        public: &ctx.asked_model().unwrap_or_default(),
-        provider: &attempt.provider,
-        family: family(attempt.dialect),
-        model: &model_of(ctx, attempt),
+        public: asked,
+        provider,
+        family: family(dialect),
+        model: model.unwrap_or(asked),
     })
 }
 
@@ -429,7 +447,7 @@ pub(super) fn is_priced(ctx: &RequestCtx) -> bool {
     })
 }
 
-pub(super) fn family(dialect: Dialect) -> &'static str {
+fn family(dialect: Dialect) -> &'static str {
     match dialect {
         Dialect::OpenAi => "openai",
         Dialect::Anthropic => "anthropic",

@@ -6,16 +6,14 @@ use bytes::Bytes;
 use http::Method;
 
 use super::EdgeProxy;
-use super::bill::{counted, family, is_priced, note_response, request_body, shortened};
+use super::admit::state_parameter;
+use super::bill::{counted, find_price, is_priced, note_response, request_body, shortened};
 use super::body::{RequestBody, Understood};
 use super::ctx::RequestCtx;
 use crate::auth::Principal;
 use crate::dialect::paths::{Family, Inference};
-use crate::domain::{
-    CacheWrites, Denial, DenialCode, Dialect, ModelPrice, NanoUsd, PathClass, Priced, TokenUsage,
-};
+use crate::domain::{CacheWrites, Denial, DenialCode, Dialect, ModelPrice, NanoUsd, PathClass, TokenUsage};
 use crate::limit::{Bound, Claim, Payer, Reservation, TokensThought};
-use crate::live::STATE_PARAMETERS;
 use crate::metering::Reserved;
 use crate::metering::meter::prompt_bound;
 use crate::upstream::Route;
@@ -219,12 +217,14 @@ fn is_free(ctx: &RequestCtx, method: &Method) -> bool {
 }
 
 fn price_at<'a>(ctx: &'a RequestCtx, target: &Target, asked: &str) -> Option<&'a ModelPrice> {
-    ctx.snapshot.settings.prices.prices.find(Priced {
-        public: asked,
-        provider: &target.provider.name,
-        family: family(target.provider.dialect),
-        model: target.model.as_deref().unwrap_or(asked),
-    })
+    let provider = &target.provider;
+    find_price(
+        ctx,
+        asked,
+        &provider.name,
+        provider.dialect,
+        target.model.as_deref(),
+    )
 }
 
 /// What the request costs at most, wherever it goes, if what was sent has at most so many tokens.
@@ -291,11 +291,6 @@ impl Length {
         let Understood::Json(facts) = &held.facts else {
             return unknown(false);
         };
-        let reads_state = STATE_PARAMETERS.iter().any(|name| {
-            facts
-                .parameter(name)
-                .is_some_and(|value| value.as_text() != Some("null"))
-        });
         let declared = match path.facts.family {
             Family::Inference(Inference::Embeddings | Inference::Rerank) => Some(0),
             Family::Inference(Inference::Audio | Inference::Images) => None,
@@ -304,7 +299,7 @@ impl Length {
         Self {
             declared,
             answers: facts.n.unwrap_or(1),
-            reads_more: reads_state,
+            reads_more: state_parameter(held).is_some(),
         }
     }
 }

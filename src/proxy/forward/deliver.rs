@@ -82,11 +82,25 @@ impl EdgeProxy {
         client: &mut Client<'_>,
         first: Bytes,
     ) -> Result<Bytes, RelayFailure> {
-        let mut whole = BytesMut::from(first);
+        let mut held = ctx
+            .caller
+            .as_ref()
+            .map(|caller| self.rooms.memory.open(caller.token_id));
+        let most = ctx.snapshot.settings.server.memory_budget_bytes;
+        let mut room = |bytes: usize| {
+            held.as_mut()
+                .is_some_and(|held| held.grow(bytes as u64, most).is_ok())
+        };
         let mut ended = body.is_complete();
-        while !ended && whole.len() < LONGEST_PRICED_BYTES {
+        // without memory for it, or when it is long, it goes on as it comes
+        let mut may_hold = ended || room(first.len());
+        let mut whole = BytesMut::from(first);
+        while !ended && may_hold {
             match next_piece(body, None, ctx.bill.meter(), Some(client)).await? {
-                Some(more) => whole.extend_from_slice(&more),
+                Some(more) => {
+                    whole.extend_from_slice(&more);
+                    may_hold = whole.len() < LONGEST_PRICED_BYTES && room(more.len());
+                }
                 None => {
                     body.end_again();
                     ended = true;
