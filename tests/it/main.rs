@@ -75,6 +75,7 @@ mod provider;
 mod quota;
 #[cfg(test)]
 mod realtime;
+mod realtime_money;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]

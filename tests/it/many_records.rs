@@ -238,12 +238,7 @@ fn very_many_records_are_added_up_and_stand_in_nobodys_way_on_sqlite() {
 fn very_many_records_are_added_up_and_stand_in_nobodys_way_on_postgres() {
     let postgres = Postgres::shared();
     let url = postgres.new_database();
-    let name = url
-        .rsplit('/')
-        .next()
-        .and_then(|rest| rest.split('?').next())
-        .expect("a name")
-        .to_owned();
+    let name = Postgres::name_in(&url).to_owned();
     assert_many(&Store::Url(url), |_, first_hour| {
         for statement in filling(&POSTGRES, first_hour) {
             postgres.sql(&name, &statement);

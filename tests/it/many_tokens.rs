@@ -83,12 +83,7 @@ fn lists_of_very_many_tokens_are_whole_on_sqlite() {
 fn lists_of_very_many_tokens_are_whole_on_postgres() {
     let postgres = Postgres::shared();
     let url = postgres.new_database();
-    let name = url
-        .rsplit('/')
-        .next()
-        .and_then(|rest| rest.split('?').next())
-        .expect("a name")
-        .to_owned();
+    let name = Postgres::name_in(&url).to_owned();
     assert_lists(&Store::Url(url), |_| {
         let many = many();
         let numbers = format!("n AS (SELECT i FROM generate_series(1, {many}) i)");

@@ -81,14 +81,7 @@ fn max_stale_is_how_long_known_tokens_outlive_the_store() {
 fn database_driver_url_pool_size_and_listen_url_choose_the_connections() {
     let postgres = Postgres::shared();
     let url = postgres.new_database();
-    let name = url
-        .rsplit('/')
-        .next()
-        .expect("a name")
-        .split('?')
-        .next()
-        .expect("a name")
-        .to_owned();
+    let name = Postgres::name_in(&url).to_owned();
     let named = |application: &str| {
         let separator = if url.contains('?') { '&' } else { '?' };
         format!("{url}{separator}application_name={application}")

@@ -110,6 +110,12 @@ impl Postgres {
         )
     }
 
+    /// The name of the database that a URL of [`Self::new_database`] leads to.
+    pub fn name_in(url: &str) -> &str {
+        let end = url.rsplit('/').next().unwrap_or_default();
+        end.split('?').next().unwrap_or_default()
+    }
+
     /// Runs a statement with the distribution's client; answers its bare rows.
     #[track_caller]
     pub fn sql(&self, database: &str, statement: &str) -> String {
