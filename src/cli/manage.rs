@@ -92,7 +92,7 @@ pub struct Restrictions {
     #[arg(long)]
     concurrency: Option<u32>,
     /// Dollars that may be spent in each period; 0: nothing.
-    #[arg(long = "budget", value_name = "USD")]
+    #[arg(long = "budget", value_name = "USD", allow_negative_numbers = true)]
     budget_usd: Option<f64>,
     /// When the budget starts anew.
     #[arg(long, requires = "budget_usd", default_value = "month", value_parser = ["day", "week", "month", "total"])]

@@ -273,37 +273,7 @@ impl Limiter {
         let settings = self.settings.load_full();
         let token = settings::filled(subject.token_limits, settings.default_token);
         let project = settings::filled(subject.project_limits, settings.default_project);
-        let of_token = Bucket::Token {
-            token: subject.token_id,
-            project: subject.project_id,
-        };
-        let of_project = Bucket::Project(subject.project_id);
-        let estimate = subject.tokens.prompt.saturating_add(
-            subject
-                .tokens
-                .completion
-                .unwrap_or_else(|| self.usual_answer.load(Ordering::Relaxed)),
-        );
-        let has_rate = |limits: &Limits| limits.rpm.is_some() || limits.tpm.is_some();
-        // WHY: asked first, for most requests are charged to nothing, and charges are large
-        let of_caller = (has_rate(&token) || has_rate(&project)).then(|| {
-            Charges::of([
-                token.rpm.map(|rpm| one_request(of_token, rpm)),
-                project.rpm.map(|rpm| one_request(of_project, rpm)),
-                token.tpm.map(|tpm| tokens(of_token, tpm, estimate)),
-                project.tpm.map(|tpm| tokens(of_project, tpm, estimate)),
-            ])
-        });
-        let address = || Bucket::Address(limit_key(subject.client));
-        let of_all = (settings.global.tpm.is_some() || settings.per_ip.tpm.is_some()).then(|| {
-            Charges::of([
-                settings
-                    .global
-                    .tpm
-                    .map(|tpm| tokens(Bucket::Global, tpm, estimate)),
-                settings.per_ip.tpm.map(|tpm| tokens(address(), tpm, estimate)),
-            ])
-        });
+        let [of_caller, of_all] = self.charges(&subject, token, project, &settings);
         let taken = self.take(of_caller.as_ref(), &settings).await?;
         let taken_of_all = match self.take(of_all.as_ref(), &settings).await {
             Ok(taken) => taken,
@@ -349,6 +319,50 @@ impl Limiter {
                 })
             }
         }
+    }
+
+    /// What a request is charged to: rates of its token and project, and rates of tokens of everybody and its address (those
+    /// of requests were charged when its head came). Nothing: it has no such rate.
+    ///
+    /// WHY: asked first, for most requests are charged to nothing, and charges are large.
+    fn charges(
+        &self,
+        subject: &Subject,
+        token: Limits,
+        project: Limits,
+        settings: &LimitSettings,
+    ) -> [Option<Charges>; 2] {
+        let of_token = Bucket::Token {
+            token: subject.token_id,
+            project: subject.project_id,
+        };
+        let of_project = Bucket::Project(subject.project_id);
+        let estimate = subject.tokens.prompt.saturating_add(
+            subject
+                .tokens
+                .completion
+                .unwrap_or_else(|| self.usual_answer.load(Ordering::Relaxed)),
+        );
+        let has_rate = |limits: &Limits| limits.rpm.is_some() || limits.tpm.is_some();
+        let of_caller = (has_rate(&token) || has_rate(&project)).then(|| {
+            Charges::of([
+                token.rpm.map(|rpm| one_request(of_token, rpm)),
+                project.rpm.map(|rpm| one_request(of_project, rpm)),
+                token.tpm.map(|tpm| tokens(of_token, tpm, estimate)),
+                project.tpm.map(|tpm| tokens(of_project, tpm, estimate)),
+            ])
+        });
+        let address = || Bucket::Address(limit_key(subject.client));
+        let of_all = (settings.global.tpm.is_some() || settings.per_ip.tpm.is_some()).then(|| {
+            Charges::of([
+                settings
+                    .global
+                    .tpm
+                    .map(|tpm| tokens(Bucket::Global, tpm, estimate)),
+                settings.per_ip.tpm.map(|tpm| tokens(address(), tpm, estimate)),
+            ])
+        });
+        [of_caller, of_all]
     }
 
     async fn take(
