@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use async_trait::async_trait;
-use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params, params_from_iter};
+use rusqlite::types::{Value, ValueRef};
+use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter};
 
 use super::failure::Failure;
 use super::threads::Threads;
@@ -77,11 +77,6 @@ INSERT INTO spend (subject, nano_usd) VALUES (?1, ?2)
 ON CONFLICT (subject) DO UPDATE SET nano_usd = nano_usd + excluded.nano_usd";
 
 const SPENT: &str = "SELECT subject, nano_usd FROM spend WHERE subject IN (SELECT value FROM json_each(?1))";
-
-const WHERE: &str = "\
-WHERE (:request_id IS NULL OR request_id = :request_id) AND (:token_id IS NULL OR token_id = :token_id)
-  AND (:project_id IS NULL OR project_id = :project_id)
-  AND (:start IS NULL OR finished_at >= :start) AND (:end IS NULL OR finished_at < :end)";
 
 const PRUNE: &str = "\
 DELETE FROM usage_records WHERE record_id IN (
@@ -354,31 +349,54 @@ fn sums(row: &Row<'_>, first: usize) -> Result<UsageSums, rusqlite::Error> {
     })
 }
 
+/// What a filter asks for, and nothing else: a condition that may be absent would keep SQLite from its indexes.
+fn wanted(filter: &RecordFilter) -> (String, Vec<Value>) {
+    let id = |id: String| Value::from(id);
+    let conditions = [
+        ("request_id = ?", filter.request_id.clone().map(id)),
+        ("token_id = ?", filter.token_id.map(|token| id(token.to_string()))),
+        (
+            "project_id = ?",
+            filter.project_id.map(|project| id(project.to_string())),
+        ),
+        (
+            "finished_at >= ?",
+            filter.start.map(|start| start.as_micros().into()),
+        ),
+        ("finished_at < ?", filter.end.map(|end| end.as_micros().into())),
+    ];
+    let (mut texts, mut values) = (Vec::new(), Vec::new());
+    for (text, value) in conditions {
+        if let Some(value) = value {
+            texts.push(text);
+            values.push(value);
+        }
+    }
+    if texts.is_empty() {
+        return (String::new(), values);
+    }
+    (format!("WHERE {}", texts.join(" AND ")), values)
+}
+
+fn count_query(conditions: &str) -> String {
+    format!("SELECT COUNT(*) FROM usage_records {conditions}")
+}
+
+fn page_query(conditions: &str) -> String {
+    format!(
+        "SELECT {RECORD_COLUMNS} FROM usage_records {conditions}
+         ORDER BY finished_at DESC, record_id DESC LIMIT ? OFFSET ?"
+    )
+}
+
 fn list(connection: &Connection, filter: &RecordFilter, page: Page) -> Result<Paged<UsageRecord>, Failure> {
-    let token = filter.token_id.map(|id| id.to_string());
-    let project = filter.project_id.map(|id| id.to_string());
-    let start = filter.start.map(Timestamp::as_micros);
-    let end = filter.end.map(Timestamp::as_micros);
+    let (conditions, mut values) = wanted(filter);
     let total: i64 = connection
-        .prepare_cached(&format!("SELECT COUNT(*) FROM usage_records {WHERE}"))?
-        .query_row(
-            named_params! {
-                ":request_id": filter.request_id, ":token_id": token, ":project_id": project, ":start": start, ":end": end,
-            },
-            |row| row.get(0),
-        )?;
-    let sql = format!(
-        "SELECT {RECORD_COLUMNS} FROM usage_records {WHERE}
-         ORDER BY finished_at DESC, record_id DESC LIMIT :limit OFFSET :offset"
-    );
-    let mut statement = connection.prepare_cached(&sql)?;
-    let rows = statement.query_map(
-        named_params! {
-            ":request_id": filter.request_id, ":token_id": token, ":project_id": project, ":start": start, ":end": end,
-            ":limit": page.size, ":offset": offset(page),
-        },
-        record_columns,
-    )?;
+        .prepare_cached(&count_query(&conditions))?
+        .query_row(params_from_iter(&values), |row| row.get(0))?;
+    values.extend([Value::from(i64::from(page.size)), Value::from(offset(page))]);
+    let mut statement = connection.prepare_cached(&page_query(&conditions))?;
+    let rows = statement.query_map(params_from_iter(&values), record_columns)?;
     let rows = rows
         .map(|columns| Ok(columns?.read()?))
         .collect::<Result<_, Failure>>()?;
@@ -408,4 +426,62 @@ fn record_columns(row: &Row<'_>) -> rusqlite::Result<RecordColumns> {
         cut: row.get(21)?,
         attempts: row.get(22)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{ProjectId, TokenId};
+    use crate::store::migrate::SQLITE;
+
+    #[test]
+    fn a_list_of_records_never_reads_them_all_for_one_of_its_filters() {
+        let connection = Connection::open_in_memory().unwrap();
+        for migration in SQLITE {
+            connection.execute_batch(migration.sql).unwrap();
+        }
+        let none = RecordFilter::default;
+        let filters = [
+            RecordFilter {
+                request_id: Some("r".to_owned()),
+                ..none()
+            },
+            RecordFilter {
+                token_id: Some(TokenId::random()),
+                ..none()
+            },
+            RecordFilter {
+                project_id: Some(ProjectId::random()),
+                ..none()
+            },
+            RecordFilter {
+                start: Some(Timestamp::EPOCH),
+                end: Some(Timestamp::EPOCH),
+                ..none()
+            },
+            RecordFilter {
+                token_id: Some(TokenId::random()),
+                start: Some(Timestamp::EPOCH),
+                ..none()
+            },
+        ];
+        for filter in filters {
+            let (conditions, mut values) = wanted(&filter);
+            let plan = |query: String, values: &[Value]| -> String {
+                let mut statement = connection
+                    .prepare(&format!("EXPLAIN QUERY PLAN {query}"))
+                    .unwrap();
+                let steps = statement.query_map(params_from_iter(values), |row| row.get::<_, String>(3));
+                steps.unwrap().map(Result::unwrap).collect::<Vec<_>>().join("; ")
+            };
+            let count = plan(count_query(&conditions), &values);
+            values.extend([Value::from(20), Value::from(0)]);
+            for plan in [count, plan(page_query(&conditions), &values)] {
+                assert!(
+                    plan.contains("SEARCH") && !plan.contains("SCAN"),
+                    "{conditions}: {plan}"
+                );
+            }
+        }
+    }
 }
