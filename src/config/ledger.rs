@@ -9,7 +9,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "ledger.durability",
         "strict",
-        "When a client sees the end of its answer: `strict` after its record is committed, `batched` at once (a crash may lose 100 ms of records).",
+        "When a client sees the end of its answer: `strict` after its record is committed, `batched` at once (a crash may lose 100 ms of records); `off`: at once, and only requests under a budget are recorded.",
     ),
     Key::new(
         "ledger.fsync",
@@ -41,6 +41,8 @@ pub enum Durability {
     Strict,
     /// It does not.
     Batched,
+    /// Nothing is recorded but what is spent under a budget, for which nobody waits.
+    Off,
 }
 
 /// `ledger.on_full`.
@@ -82,7 +84,11 @@ impl Default for LedgerSettings {
 impl LedgerSettings {
     pub(super) fn read(section: &Section<'_>) -> Self {
         let default = Self::default();
-        let durability = [("strict", Durability::Strict), ("batched", Durability::Batched)];
+        let durability = [
+            ("strict", Durability::Strict),
+            ("batched", Durability::Batched),
+            ("off", Durability::Off),
+        ];
         let on_full = [("refuse", OnFull::Refuse), ("drop", OnFull::Drop)];
         Self {
             durability: section.choice("durability", default.durability, &durability, &[]),

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::StoreError;
 use super::columns::signed;
 use super::ledger::{HOUR_MICROS, record_id};
 use crate::domain::{AttemptRecord, NanoUsd, Timestamp, TokenUsage, UsageRecord};
 
-/// A row of `usage_records`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A row of `usage_records`; also a line of SQLite's log of them, which the next version reads: a field that is added has a
+/// default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RecordColumns {
     pub record_id: String,
     pub request_id: String,

@@ -162,7 +162,11 @@ impl Ledger {
     /// Hands a record over, and what its request had reserved. Under `strict` this ends when it is safe, else when it is
     /// in the queue. Goes on to the end even if the caller leaves.
     pub async fn record(&self, record: UsageRecord, opened: Option<Opened>) {
-        let strict = self.shared.settings.load().durability == Durability::Strict;
+        let durability = self.shared.settings.load().durability;
+        if durability == Durability::Off && opened.is_none() {
+            return;
+        }
+        let strict = durability == Durability::Strict;
         let (done, safe) = oneshot::channel();
         let message = Message::Record {
             record: Box::new(record),
@@ -182,6 +186,9 @@ impl Ledger {
 
     /// Hands a record over without waiting, for a request that is gone. It is lost, and counted, when the queue is full.
     pub fn offer(&self, record: UsageRecord, opened: Option<Opened>) {
+        if self.shared.settings.load().durability == Durability::Off && opened.is_none() {
+            return;
+        }
         let message = Message::Record {
             record: Box::new(record),
             done: None,

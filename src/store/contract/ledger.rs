@@ -11,7 +11,7 @@ use crate::store::{INSTALLATION, Page, RecordFilter, Store, UsageGroup, UsageQue
 
 const HOUR: i64 = 3600;
 
-fn record(project: ProjectId, token: TokenId, second: i64, cost: i64) -> UsageRecord {
+pub(in crate::store) fn record(project: ProjectId, token: TokenId, second: i64, cost: i64) -> UsageRecord {
     UsageRecord {
         record_id: RecordId::new(at(second)),
         request_id: "mine-1".to_owned(),

@@ -9,14 +9,14 @@ use rusqlite::{Connection, OpenFlags, backup::Backup};
 
 use super::failure::Failure;
 use super::grants::{GrantFiles, replay};
-use super::{lock_beside, schema};
+use super::{lock_beside, records, schema};
 use crate::domain::Timestamp;
 use crate::store::StoreError;
 use crate::store::migrate::{SQLITE, missing};
 use crate::store::state_dir::{StateDir, in_words};
 
-/// Copies `database` into the new file `to` (0600), with the grants that `state_dir` holds apart from it. A server may
-/// run meanwhile: the copy is of one moment, and no grant that was given before is missing in it.
+/// Copies `database` into the new file `to` (0600), with the grants and usage records that `state_dir` holds apart from
+/// it. A server may run meanwhile: the copy is of one moment, and nothing that was given or spent before is missing in it.
 ///
 /// # Errors
 /// `to` exists, or one of the files cannot be read or written.
@@ -29,23 +29,29 @@ pub fn backup(database: &Path, state_dir: &Path, to: &Path) -> Result<(), StoreE
     }
     let part = beside(to, "part");
     let grants = beside(to, "grants");
-    let copied = copy_with_grants(database, state_dir, &part, &grants);
-    // WHY: an error here leaves a file of no use behind, and the copy's own error says more
-    let _ = fs::remove_file(&grants);
+    let records = [0, 1].map(|number| beside(to, &format!("usage-records.{number}")));
+    let copied = copy_with_logs(database, state_dir, &part, (&grants, &records));
+    for log in [&grants, &records[0], &records[1]] {
+        // WHY: an error here leaves a file of no use behind, and the copy's own error says more
+        let _ = fs::remove_file(log);
+    }
     copied.inspect_err(|_| {
         let _ = fs::remove_file(&part);
     })?;
     fs::rename(&part, to).map_err(|error| unusable(to, &in_words(&error)))
 }
 
-fn copy_with_grants(database: &Path, state_dir: &Path, part: &Path, grants: &Path) -> Result<(), StoreError> {
+fn copy_with_logs(
+    database: &Path,
+    state_dir: &Path,
+    part: &Path,
+    (grants, records): (&Path, &[PathBuf; 2]),
+) -> Result<(), StoreError> {
     private_file(part)?;
-    private_file(grants)?;
-    // first: what is folded and taken out of it afterwards is in the database by then
-    match fs::read(state_dir.join("grants.log")) {
-        Ok(bytes) => fs::write(grants, bytes).map_err(|error| unusable(grants, &in_words(&error)))?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(unusable(&state_dir.join("grants.log"), &in_words(&error))),
+    // first: what is folded and taken out of them afterwards is in the database by then
+    copy_log(&state_dir.join("grants.log"), grants)?;
+    for (log, copy) in records::paths(state_dir).iter().zip(records) {
+        copy_log(log, copy)?;
     }
     let copy = || -> Result<(), Failure> {
         let from = Connection::open_with_flags(
@@ -62,6 +68,7 @@ fn copy_with_grants(database: &Path, state_dir: &Path, part: &Path, grants: &Pat
         };
         if missing(SQLITE, &schema::applied(&into)?)?.is_empty() {
             replay(&into, Some(&files))?;
+            records::replay(&into, records)?;
         }
         Ok(check(&into)?)
     };
@@ -69,6 +76,15 @@ fn copy_with_grants(database: &Path, state_dir: &Path, part: &Path, grants: &Pat
     File::open(part)
         .and_then(|file| file.sync_all())
         .map_err(|error| unusable(part, &in_words(&error)))
+}
+
+fn copy_log(log: &Path, copy: &Path) -> Result<(), StoreError> {
+    private_file(copy)?;
+    match fs::read(log) {
+        Ok(bytes) => fs::write(copy, bytes).map_err(|error| unusable(copy, &in_words(&error))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(unusable(log, &in_words(&error))),
+    }
 }
 
 /// Puts a backup into the place of `database`, which no server may use now. What was there is kept beside it; the
@@ -116,13 +132,15 @@ pub fn restore(
         None
     };
     fs::rename(&arriving, database).map_err(place(database))?;
-    // its records are counted in the backup, as far as they are older
-    match fs::remove_file(state_dir.join("grants.log")) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(place(&state_dir.join("grants.log"))(error))
+    // what they hold is counted in the backup, as far as it is older
+    let [first, second] = records::paths(state_dir);
+    for log in [state_dir.join("grants.log"), first, second] {
+        match fs::remove_file(&log) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(place(&log)(error)),
+            _ => {}
         }
-        _ => Ok(kept),
     }
+    Ok(kept)
 }
 
 /// A write-ahead log that stayed beside a new database would be read into it.

@@ -1,10 +1,12 @@
 //! What SQLite says, named by situation.
 
+use std::io;
 use std::path::Path;
 
 use rusqlite::{Error, ErrorCode, ffi};
 
 use crate::store::StoreError;
+use crate::store::state_dir::in_words;
 
 /// A failure inside a job: ours, or SQLite's, which is named once the job is over.
 #[derive(Debug)]
@@ -38,6 +40,16 @@ impl Failure {
             Self::Store(error) => error,
             Self::Sqlite(error) => named(&error, path),
         }
+    }
+}
+
+/// What the system says of a file of ours beside the database.
+pub(super) fn of_file(path: &Path, error: &io::Error) -> StoreError {
+    let text = format!("`{}`: {}", path.display(), in_words(error));
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full(text),
+        io::ErrorKind::ReadOnlyFilesystem => StoreError::ReadOnly(text),
+        _ => StoreError::Unavailable(text),
     }
 }
 
@@ -94,9 +106,7 @@ fn cannot_open(text: String, path: Option<&Path>) -> StoreError {
         format!("{text}: unable to open database file")
     };
     match why {
-        Some(error) => {
-            StoreError::Unavailable(format!("{text}: {}", crate::store::state_dir::in_words(&error)))
-        }
+        Some(error) => StoreError::Unavailable(format!("{text}: {}", in_words(&error))),
         None => StoreError::Unavailable(text),
     }
 }

@@ -7,6 +7,7 @@ use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter};
 
 use super::failure::Failure;
+use super::records::Records;
 use super::threads::Threads;
 use crate::domain::{NanoUsd, Timestamp, TokenUsage, UsageRecord};
 use crate::store::columns::offset;
@@ -85,6 +86,25 @@ DELETE FROM usage_records WHERE record_id IN (
 /// Usage records in SQLite.
 pub(super) struct SqliteLedger {
     pub(super) threads: Threads,
+    /// Absent in memory, where there is nothing to be safe in.
+    pub(super) records: Option<Records>,
+}
+
+impl SqliteLedger {
+    /// Brings what is logged into the database, before it is read there.
+    async fn fold(&self) -> Result<(), StoreError> {
+        match &self.records {
+            Some(records) => records.fold().await,
+            None => Ok(()),
+        }
+    }
+
+    /// The same, for people: what the database has is shown while it takes nothing more.
+    async fn fold_if_possible(&self) {
+        if let Err(error) = self.fold().await {
+            log::debug!("the newest usage records are not shown: {error}");
+        }
+    }
 }
 
 #[async_trait]
@@ -94,12 +114,18 @@ impl LedgerStore for SqliteLedger {
             return Ok(());
         }
         let rows: Vec<RecordColumns> = records.iter().map(RecordColumns::of).collect();
-        self.threads
-            .write(move |connection| append(connection, &rows))
-            .await
+        match &self.records {
+            Some(records) => records.append(rows).await,
+            None => {
+                self.threads
+                    .write(move |connection| insert(connection, &rows))
+                    .await
+            }
+        }
     }
 
     async fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageRow>, StoreError> {
+        self.fold_if_possible().await;
         let query = query.clone();
         self.threads
             .read(move |connection| {
@@ -113,6 +139,7 @@ impl LedgerStore for SqliteLedger {
     }
 
     async fn records(&self, filter: &RecordFilter, page: Page) -> Result<Paged<UsageRecord>, StoreError> {
+        self.fold_if_possible().await;
         let filter = filter.clone();
         self.threads
             .read(move |connection| list(connection, &filter, page))
@@ -120,6 +147,7 @@ impl LedgerStore for SqliteLedger {
     }
 
     async fn spent(&self, subjects: Vec<String>) -> Result<HashMap<String, NanoUsd>, StoreError> {
+        self.fold_if_possible().await;
         let wanted = serde_json::Value::from(subjects).to_string();
         self.threads
             .read(move |connection| {
@@ -133,6 +161,7 @@ impl LedgerStore for SqliteLedger {
     }
 
     async fn spending(&self, subject: &str, first_day: i64) -> Result<Spending, StoreError> {
+        self.fold().await?;
         let (subject, days) = (subject.to_owned(), days_looked_at(first_day));
         let days = serde_json::Value::from(days).to_string();
         self.threads
@@ -163,6 +192,7 @@ impl LedgerStore for SqliteLedger {
     }
 
     async fn prune(&self, before: Timestamp) -> Result<u64, StoreError> {
+        self.fold().await?;
         self.threads
             .write(move |connection| {
                 let deleted = connection
@@ -174,14 +204,16 @@ impl LedgerStore for SqliteLedger {
     }
 }
 
+/// Adds records, their sums and what was spent; what is there already changes nothing.
+///
 /// WHY: sums are added up here and written once for each group, for a group of records mostly has few of them.
-fn append(connection: &Connection, rows: &[RecordColumns]) -> Result<(), Failure> {
+pub(super) fn insert(connection: &Connection, rows: &[RecordColumns]) -> Result<(), Failure> {
     let mut hours: HashMap<Group<'_>, Sums> = HashMap::new();
     let mut spent: HashMap<(i64, &str), i64> = HashMap::new();
-    let mut insert = connection.prepare_cached(INSERT)?;
+    let mut add_record = connection.prepare_cached(INSERT)?;
     for row in rows {
         let n = &row.numbers;
-        let added = insert.execute(params![
+        let added = add_record.execute(params![
             row.record_id,
             row.request_id,
             row.project_id,

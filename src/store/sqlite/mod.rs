@@ -1,4 +1,5 @@
-//! The SQLite back end: one writer thread with group commit, a few readers, and a log for grants.
+//! The SQLite back end: one writer thread with group commit, a few readers, and logs for grants and
+//! usage records.
 
 mod audit;
 pub mod backup;
@@ -11,6 +12,7 @@ mod health;
 mod ledger;
 mod presence;
 mod projects;
+mod records;
 mod rows;
 mod schema;
 mod sealed_keys;
@@ -31,6 +33,7 @@ use parking_lot::Mutex;
 use self::connection::{ConnectionSettings, open_reader, open_writer};
 use self::grants::{GrantFiles, GrantSettings, SqliteGrants};
 use self::presence::Presence;
+use self::records::{RecordSettings, Records};
 use self::threads::Threads;
 use super::migrate::Schema;
 use super::state_dir::{LockError, ProcessLock};
@@ -44,7 +47,7 @@ pub use self::connection::SqliteLocation;
 pub struct SqliteOptions {
     /// The database.
     pub location: SqliteLocation,
-    /// Where `grants.log` is; it exists already.
+    /// Where `grants.log` and `usage-records.*.jsonl` are; it exists already.
     pub state_dir: PathBuf,
     /// How long a caller waits for an answer.
     pub timeout: Duration,
@@ -84,7 +87,24 @@ fn open_with_threads(options: &SqliteOptions) -> Result<(Store, Threads), StoreE
     let files = location.path().map(|path| grant_files(path, &options.state_dir));
     let replayed =
         grants::replay(&writer, files.as_ref()).map_err(|failure| failure.named(location.path()))?;
+    let record_log = files
+        .as_ref()
+        .map(|_| records::replay(&writer, &records::paths(&options.state_dir)))
+        .transpose()
+        .map_err(|failure| failure.named(location.path()))?;
     let threads = Threads::start(writer, readers, presence, options.timeout)?;
+    let records = record_log
+        .zip(files.as_ref())
+        .map(|(log, files)| {
+            let settings = RecordSettings {
+                write_ahead: files.write_ahead.clone(),
+                fsync: options.fsync,
+                timeout: options.timeout,
+                clock: Arc::clone(&options.clock),
+            };
+            Records::start(log, threads.clone(), settings)
+        })
+        .transpose()?;
     let settings = GrantSettings {
         files,
         timeout: options.timeout,
@@ -107,6 +127,7 @@ fn open_with_threads(options: &SqliteOptions) -> Result<(Store, Threads), StoreE
         }),
         ledger: Arc::new(ledger::SqliteLedger {
             threads: threads.clone(),
+            records: records.clone(),
         }),
         grants: Arc::clone(&grants) as Arc<dyn Grants>,
         health: Arc::new(health::SqliteHealth {
@@ -119,6 +140,7 @@ fn open_with_threads(options: &SqliteOptions) -> Result<(Store, Threads), StoreE
         closing: Arc::new(Closing {
             threads: threads.clone(),
             grants,
+            records,
             lock: Mutex::new(lock),
         }),
     };
@@ -138,6 +160,7 @@ pub fn sealed_keys(location: SqliteLocation) -> Arc<dyn SealedKeys> {
 struct Closing {
     threads: Threads,
     grants: Arc<SqliteGrants>,
+    records: Option<Records>,
     lock: Mutex<Option<ProcessLock>>,
 }
 
@@ -145,6 +168,9 @@ struct Closing {
 impl StoreClose for Closing {
     async fn close(&self) {
         self.grants.stop().await;
+        if let Some(records) = &self.records {
+            records.stop().await;
+        }
         self.threads.stop().await;
         self.lock.lock().take();
     }

@@ -15,13 +15,12 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use tokio::sync::oneshot;
 
-use super::failure::Failure;
+use super::failure::{Failure, of_file};
 use super::grant_counters::{Base, Counters, Verdict};
 use super::grant_log::{GrantLog, GrantRecord};
 use super::threads::{Threads, start_thread};
 use crate::domain::{Clock, TokenId};
 use crate::store::columns::signed;
-use crate::store::state_dir::in_words;
 use crate::store::{GrantOutcome, Grants, StoreError};
 
 const QUEUE: usize = 16_384;
@@ -118,7 +117,7 @@ pub(super) fn replay(connection: &Connection, files: Option<&GrantFiles>) -> Res
         });
     };
     let opened = GrantLog::open(&files.grants, folded);
-    let (mut log, records) = opened.map_err(|error| log_failure(&files.grants, &error))?;
+    let (mut log, records) = opened.map_err(|error| of_file(&files.grants, &error))?;
     let newest = log.last_sequence();
     if newest > folded {
         let changes: Vec<(TokenId, i64)> = records
@@ -130,8 +129,8 @@ pub(super) fn replay(connection: &Connection, files: Option<&GrantFiles>) -> Res
         transaction.commit()?;
         log::info!(records = records.len(); "grants of the last run were taken over from `grants.log`");
     }
-    if log.length() > 0 && sync_write_ahead(files).is_ok() {
-        log.clear().map_err(|error| log_failure(&files.grants, &error))?;
+    if log.length() > 0 && sync_write_ahead(&files.write_ahead).is_ok() {
+        log.clear().map_err(|error| of_file(&files.grants, &error))?;
     }
     Ok(Replayed { log, folded: newest })
 }
@@ -178,17 +177,8 @@ fn fold(
 
 /// Makes commits durable that are in SQLite's write-ahead log. (Not the database file: closing a second handle on it
 /// would drop SQLite's locks.)
-fn sync_write_ahead(files: &GrantFiles) -> std::io::Result<()> {
-    std::fs::File::open(&files.write_ahead)?.sync_data()
-}
-
-fn log_failure(path: &std::path::Path, error: &std::io::Error) -> StoreError {
-    let text = format!("`{}`: {}", path.display(), in_words(error));
-    match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => StoreError::Full(text),
-        std::io::ErrorKind::ReadOnlyFilesystem => StoreError::ReadOnly(text),
-        _ => StoreError::Unavailable(text),
-    }
+pub(super) fn sync_write_ahead(path: &std::path::Path) -> std::io::Result<()> {
+    std::fs::File::open(path)?.sync_data()
 }
 
 impl SqliteGrants {
@@ -463,7 +453,7 @@ impl Keeper {
             }
             Err(error) => {
                 let path = self.settings.files.as_ref().map(|files| files.grants.as_path());
-                let failure = log_failure(path.unwrap_or(std::path::Path::new("grants.log")), &error);
+                let failure = of_file(path.unwrap_or(std::path::Path::new("grants.log")), &error);
                 for (token, reply) in granted {
                     self.counters.give_back(token);
                     let _ = reply.send(Taken::Failed(failure.clone()));
@@ -555,7 +545,7 @@ impl Keeper {
         let Some(files) = &self.settings.files else {
             return;
         };
-        let emptied = sync_write_ahead(files).and_then(|()| self.log.clear());
+        let emptied = sync_write_ahead(&files.write_ahead).and_then(|()| self.log.clear());
         if let Err(error) = emptied {
             log::warn!("`grants.log` cannot be emptied: {error}");
         }
