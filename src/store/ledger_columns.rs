@@ -26,6 +26,7 @@ pub(super) struct RecordColumns {
     pub first_byte_us: Option<i64>,
     pub estimated: bool,
     pub cut: bool,
+    /// JSON: [`Attempts`].
     pub attempts: String,
 }
 
@@ -63,8 +64,7 @@ impl RecordColumns {
             first_byte_us: record.time_to_first_byte.map(micros),
             estimated: record.estimated,
             cut: record.cut,
-            // names and numbers: there is nothing that could not be written
-            attempts: serde_json::to_string(&record.attempts).unwrap_or_else(|_| "[]".to_owned()),
+            attempts: attempts_text(record),
         }
     }
 
@@ -99,9 +99,8 @@ impl RecordColumns {
             finished_at,
             duration,
         ] = self.numbers;
-        let attempts: Vec<AttemptRecord> =
-            serde_json::from_str(&self.attempts).map_err(|_| wrong("attempts"))?;
-        Ok(UsageRecord {
+        let attempts: Attempts = serde_json::from_str(&self.attempts).map_err(|_| wrong("attempts"))?;
+        let mut record = UsageRecord {
             record_id: record_id(&self.record_id)?,
             project_id: self.project_id.parse().map_err(|_| wrong("project_id"))?,
             token_id: self.token_id.parse().map_err(|_| wrong("token_id"))?,
@@ -126,7 +125,52 @@ impl RecordColumns {
             finished_at: Timestamp::from_micros(finished_at),
             duration: micros(duration),
             time_to_first_byte: self.first_byte_us.map(micros),
-            attempts,
-        })
+            attempts: Vec::new(),
+        };
+        record.attempts = match attempts {
+            Attempts::KeyOfTheOnly(key_id) => vec![only_attempt(&record, key_id)],
+            Attempts::All(attempts) => attempts,
+        };
+        Ok(record)
+    }
+}
+
+/// What `attempts` holds.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Attempts {
+    /// There was one, and the record says all of it but its key.
+    KeyOfTheOnly(String),
+    All(Vec<AttemptRecord>),
+}
+
+/// WHY: most requests have one attempt, which would be half of the row.
+fn attempts_text(record: &UsageRecord) -> String {
+    let written = match record.attempts.as_slice() {
+        [attempt] if says_all_of(record, attempt) => serde_json::to_string(&attempt.key_id),
+        attempts => serde_json::to_string(attempts),
+    };
+    // names and numbers: there is nothing that could not be written
+    written.unwrap_or_else(|_| "[]".to_owned())
+}
+
+fn says_all_of(record: &UsageRecord, attempt: &AttemptRecord) -> bool {
+    *attempt.provider == *record.provider
+        && attempt.model.as_deref() == record.served_model.as_deref()
+        && attempt.status == record.status
+        && attempt.usage == record.usage
+        && attempt.cost_nano_usd == record.cost.nanos()
+        && attempt.estimated == record.estimated
+}
+
+fn only_attempt(record: &UsageRecord, key_id: String) -> AttemptRecord {
+    AttemptRecord {
+        provider: record.provider.to_string(),
+        model: record.served_model.as_deref().map(str::to_owned),
+        key_id,
+        status: record.status,
+        usage: record.usage,
+        cost_nano_usd: record.cost.nanos(),
+        estimated: record.estimated,
     }
 }

@@ -34,6 +34,7 @@ pub const SQLITE: &[Migration] = migrations!("sqlite":
     3 "0003" "create_grant_folds_and_changes",
     4 "0004" "create_usage_ledger",
     5 "0005" "create_spend_by_day",
+    6 "0006" "rebuild_record_indexes",
 );
 
 /// The schema of PostgreSQL.
@@ -43,6 +44,7 @@ pub const POSTGRES: &[Migration] = migrations!("postgres":
     3 "0003" "create_grant_folds_and_changes",
     4 "0004" "create_usage_ledger",
     5 "0005" "create_spend_by_day",
+    6 "0006" "rebuild_record_indexes",
 );
 
 impl Migration {

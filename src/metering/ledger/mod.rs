@@ -1,6 +1,6 @@
 //! The ledger: one durable record for each request that reached a provider.
 //!
-//! Records come through a bounded queue to one writer, which gives them to the store in groups. Under `strict` the end of an
+//! Records come through a bounded queue (`gather`) to one writer, which gives them to the store in groups. Under `strict` the end of an
 //! answer waits for that commit. A store that does not answer within [`PATIENCE`] does not hold it up: its records go to
 //! the spool on the local disk, synced, and are given to the store when it is back. Survives the death of this
 //! process at any moment (what a client saw whole is recorded), the store's absence, and both at once; with
@@ -9,6 +9,7 @@
 //! When neither takes records, [`Ledger::is_stuck`]: under `on_full: refuse` new requests are refused and those under
 //! way wait, so that nothing is lost and nothing grows; under `drop` records are dropped and counted.
 
+mod gather;
 mod reservations;
 mod spool;
 
@@ -21,9 +22,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use self::gather::{Entry, Gather};
 use self::reservations::{Left, Reservations};
 use self::spool::{Spool, SpoolError};
 use crate::config::{Durability, LedgerSettings, OnFull};
@@ -32,11 +34,11 @@ use crate::store::{LedgerStore, SPEND_DAYS_KEPT, StoreError};
 
 pub use self::reservations::{NotWritten, Opened, Reserved};
 
-/// Records that wait for the writer; above, requests wait with theirs.
-const QUEUE: usize = 8192;
-
 /// Records in one transaction.
 const GROUP: usize = 500;
+
+/// Groups that the writer takes at once.
+const GROUPS: usize = 64;
 
 /// How long the end of an answer waits for the store before its record goes to the spool.
 pub const PATIENCE: Duration = Duration::from_millis(250);
@@ -78,23 +80,24 @@ struct Shared {
     wanted: Notify,
     committed: AtomicU64,
     spooled: AtomicU64,
-    lost: AtomicU64,
+    lost: Arc<AtomicU64>,
+}
+
+struct Group {
+    entries: Vec<Entry>,
+    /// All of them are safe.
+    done: Option<oneshot::Sender<()>>,
 }
 
 enum Message {
-    Record {
-        record: Box<UsageRecord>,
-        done: Option<oneshot::Sender<()>>,
-        /// Closed once the record is safe.
-        opened: Option<Opened>,
-    },
+    Group(Group),
     /// Everything before is to be safe.
     Flush(oneshot::Sender<()>),
 }
 
 /// The way to the writer.
 pub struct Ledger {
-    sender: mpsc::Sender<Message>,
+    gather: Gather,
     shared: Arc<Shared>,
     reservations: Reservations,
     tasks: [JoinHandle<()>; 2],
@@ -109,7 +112,8 @@ impl Ledger {
         settings: Arc<ArcSwap<LedgerSettings>>,
         clock: Arc<dyn Clock>,
     ) -> Arc<Self> {
-        let (sender, receiver) = mpsc::channel(QUEUE);
+        let lost = Arc::new(AtomicU64::new(0));
+        let (gather, receiver, room) = Gather::new(Arc::clone(&lost));
         let spool = Spool::in_folder(folder);
         let shared = Arc::new(Shared {
             // what a former process spooled comes first
@@ -122,7 +126,7 @@ impl Ledger {
             wanted: Notify::new(),
             committed: AtomicU64::new(0),
             spooled: AtomicU64::new(0),
-            lost: AtomicU64::new(0),
+            lost,
         });
         let of_log = Arc::clone(&shared.settings);
         let (reservations, mut left) = Reservations::start(folder, move || of_log.load().fsync);
@@ -132,11 +136,11 @@ impl Ledger {
             left.records.retain(|record| !spooled.contains(&record.record_id));
         }
         let tasks = [
-            spawn::spawn("ledger writer", Arc::clone(&shared).write(receiver, left)),
+            spawn::spawn("ledger writer", Arc::clone(&shared).write(receiver, room, left)),
             spawn::spawn("ledger replay", Arc::clone(&shared).replay()),
         ];
         Arc::new(Self {
-            sender,
+            gather,
             shared,
             reservations,
             tasks,
@@ -166,19 +170,13 @@ impl Ledger {
         if durability == Durability::Off && opened.is_none() {
             return;
         }
-        let strict = durability == Durability::Strict;
-        let (done, safe) = oneshot::channel();
-        let message = Message::Record {
-            record: Box::new(record),
-            done: strict.then_some(done),
-            opened,
-        };
-        if self.sender.send(message).await.is_err() {
-            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+        let (done, safe) = (durability == Durability::Strict).then(oneshot::channel).unzip();
+        let entry = Entry { record, opened, done };
+        if self.gather.push(entry).await.is_err() {
             log::error!("a usage record came after the ledger had ended");
             return;
         }
-        if strict {
+        if let Some(safe) = safe {
             // an error: the writer has ended, and has said so
             let _ = safe.await;
         }
@@ -189,13 +187,12 @@ impl Ledger {
         if self.shared.settings.load().durability == Durability::Off && opened.is_none() {
             return;
         }
-        let message = Message::Record {
-            record: Box::new(record),
-            done: None,
+        let entry = Entry {
+            record,
             opened,
+            done: None,
         };
-        if self.sender.try_send(message).is_err() {
-            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+        if self.gather.offer(entry).is_err() {
             log::error!(
                 "the usage record of a request that was cut is lost: the ledger's queue is full or has ended"
             );
@@ -224,9 +221,9 @@ impl Ledger {
     /// Waits until everything handed over before is safe.
     pub async fn flush(&self) {
         let (done, safe) = oneshot::channel();
-        if self.sender.send(Message::Flush(done)).await.is_ok() {
-            let _ = safe.await;
-        }
+        self.gather.flush(done);
+        // an error: the writer has ended
+        let _ = safe.await;
     }
 
     /// What operators see.
@@ -249,26 +246,39 @@ impl Drop for Ledger {
 }
 
 impl Shared {
-    async fn write(self: Arc<Self>, mut receiver: mpsc::Receiver<Message>, left: Left) {
+    async fn write(
+        self: Arc<Self>,
+        mut receiver: mpsc::UnboundedReceiver<Message>,
+        room: Arc<Semaphore>,
+        left: Left,
+    ) {
         self.make_safe(left.records.clone()).await;
         let forgotten = tokio::task::spawn_blocking(move || left.forget()).await;
         if let Err(error) = forgotten {
             log::warn!("what a former process had reserved is read again at the next start: {error}");
         }
-        let mut messages = Vec::with_capacity(GROUP);
-        while receiver.recv_many(&mut messages, GROUP).await > 0 {
-            let mut records = Vec::with_capacity(messages.len());
+        let mut messages = Vec::with_capacity(GROUPS);
+        while receiver.recv_many(&mut messages, GROUPS).await > 0 {
+            let mut records = Vec::new();
             let mut waiting = Vec::new();
             let mut closing = Vec::new();
             for message in messages.drain(..) {
                 match message {
-                    Message::Record { record, done, opened } => {
-                        records.push(*record);
-                        waiting.extend(done);
-                        closing.extend(opened);
+                    Message::Group(group) => {
+                        for entry in group.entries {
+                            records.push(entry.record);
+                            closing.extend(entry.opened);
+                            waiting.extend(entry.done);
+                        }
+                        waiting.extend(group.done);
                     }
                     Message::Flush(done) => waiting.push(done),
                 }
+            }
+            let count = records.len();
+            while records.len() > GROUP {
+                let rest = records.split_off(GROUP);
+                self.make_safe(std::mem::replace(&mut records, rest)).await;
             }
             self.make_safe(records).await;
             drop(closing);
@@ -276,6 +286,7 @@ impl Shared {
                 // who has left need not hear of it
                 let _ = done.send(());
             }
+            room.add_permits(count);
         }
     }
 

@@ -77,9 +77,16 @@ pub async fn a_record_reads_back_as_it_was_written(store: &Store) {
     bare.cut = true;
     bare.model = "odd `'\" ü".to_owned();
     bare.attempts = Vec::new();
-    store.ledger.append(&[whole.clone(), bare.clone()]).await.unwrap();
+    let mut usual = record(project, token, 30, 7);
+    usual.attempts[0].usage = usual.usage;
+    let mut twice = usual.clone();
+    twice.record_id = RecordId::new(at(31));
+    twice.finished_at = at(31);
+    twice.attempts.push(usual.attempts[0].clone());
+    let all_of_them = [whole.clone(), bare.clone(), usual.clone(), twice.clone()];
+    store.ledger.append(&all_of_them).await.unwrap();
     store.ledger.append(&[]).await.unwrap();
-    assert_eq!(all(store).await, [bare, whole]);
+    assert_eq!(all(store).await, [twice, usual, bare, whole]);
 }
 
 pub async fn a_record_that_is_given_again_changes_nothing(store: &Store) {
@@ -180,6 +187,11 @@ pub async fn records_are_newest_first_filtered_and_paged(store: &Store) {
     let mut records: Vec<UsageRecord> = (0..5).map(|n| record(project, token, n, 1)).collect();
     records.push(record(other_project, other_token, 9, 1));
     records[3].request_id = "mine-3".to_owned();
+    // the client of the first named nothing, the client of the second named its request after the first
+    let name = records[0].record_id.to_string();
+    for record in &mut records[..2] {
+        record.request_id.clone_from(&name);
+    }
     store.ledger.append(&records).await.unwrap();
     let seconds = async |filter: RecordFilter, page: Page| -> (Vec<i64>, u64) {
         let listed = store.ledger.records(&filter, page).await.unwrap();
@@ -198,6 +210,14 @@ pub async fn records_are_newest_first_filtered_and_paged(store: &Store) {
         ..none()
     };
     assert_eq!(seconds(by_request, ALL).await, (vec![3], 1));
+    for (request_id, expected) in [(name, vec![1, 0]), (records[4].record_id.to_string(), vec![])] {
+        let total = expected.len() as u64;
+        let named = RecordFilter {
+            request_id: Some(request_id),
+            ..none()
+        };
+        assert_eq!(seconds(named, ALL).await, (expected, total));
+    }
     let by_token = RecordFilter {
         token_id: Some(other_token),
         ..none()

@@ -91,8 +91,11 @@ const FORGET_DAYS: &str = "DELETE FROM spend_days WHERE day < $1";
 
 const SPENT: &str = "SELECT subject, nano_usd FROM spend WHERE subject = ANY($1)";
 
+// who has no name of the client's is found by the record's id: there is no other index of it
 const WHERE: &str = "\
-WHERE ($1 IS NULL OR request_id = $1) AND ($2 IS NULL OR token_id = $2) AND ($3 IS NULL OR project_id = $3)
+WHERE ($1 IS NULL OR (record_id = $1 AND request_id = $1)
+    OR (request_id = $1 AND request_id <> record_id COLLATE \"C\"))
+  AND ($2 IS NULL OR token_id = $2) AND ($3 IS NULL OR project_id = $3)
   AND ($4 IS NULL OR finished_at >= $4) AND ($5 IS NULL OR finished_at < $5)";
 
 const PRUNE: &str = "\

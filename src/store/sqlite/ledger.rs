@@ -385,7 +385,6 @@ fn sums(row: &Row<'_>, first: usize) -> Result<UsageSums, rusqlite::Error> {
 fn wanted(filter: &RecordFilter) -> (String, Vec<Value>) {
     let id = |id: String| Value::from(id);
     let conditions = [
-        ("request_id = ?", filter.request_id.clone().map(id)),
         ("token_id = ?", filter.token_id.map(|token| id(token.to_string()))),
         (
             "project_id = ?",
@@ -398,6 +397,11 @@ fn wanted(filter: &RecordFilter) -> (String, Vec<Value>) {
         ("finished_at < ?", filter.end.map(|end| end.as_micros().into())),
     ];
     let (mut texts, mut values) = (Vec::new(), Vec::new());
+    if let Some(request) = &filter.request_id {
+        // who has no name of the client's is found by the record's id: there is no other index of it
+        texts.push("((record_id = ? AND request_id = ?) OR (request_id = ? AND request_id <> record_id))");
+        values.extend(std::iter::repeat_n(Value::from(request.clone()), 3));
+    }
     for (text, value) in conditions {
         if let Some(value) = value {
             texts.push(text);
