@@ -3,6 +3,7 @@
 //! Nothing here opens a socket, waits or reads a clock. What comes in is untrusted: every parser is
 //! bounded and none panics.
 
+pub mod content_coding;
 pub mod demo;
 pub mod error;
 pub mod inspect;

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::tokenizer::TextTally;
+use crate::dialect::content_coding::Decoder;
 use crate::dialect::sse::StreamKind;
 use crate::dialect::usage::UsageReader;
 use crate::domain::TokenUsage;
@@ -26,6 +27,16 @@ pub struct Meter {
     delivered: TextTally,
     /// What a session's responses have used so far.
     session: Option<TokenUsage>,
+    /// How its body is written.
+    coding: Coding,
+}
+
+#[derive(Debug)]
+enum Coding {
+    Plain,
+    Encoded(Box<Decoder>),
+    /// In a coding that is not known, or not as it should be.
+    Unreadable,
 }
 
 impl Meter {
@@ -35,7 +46,13 @@ impl Meter {
             reader: UsageReader::new(kind),
             delivered: TextTally::default(),
             session: None,
+            coding: Coding::Plain,
         }
+    }
+
+    /// The body will come encoded; without a decoder it cannot be read.
+    pub fn decode(&mut self, decoder: Option<Decoder>) {
+        self.coding = decoder.map_or(Coding::Unreadable, |decoder| Coding::Encoded(Box::new(decoder)));
     }
 
     /// A response of a session has used this.
@@ -51,7 +68,17 @@ impl Meter {
 
     /// The next bytes of an answer that is no stream.
     pub fn body(&mut self, bytes: &[u8]) {
-        self.reader.body(bytes);
+        match &mut self.coding {
+            Coding::Plain => self.reader.body(bytes),
+            Coding::Unreadable => return,
+            Coding::Encoded(decoder) => match decoder.push(bytes) {
+                Some(text) => self.reader.body(&text),
+                None => {
+                    self.coding = Coding::Unreadable;
+                    return;
+                }
+            },
+        }
         self.delivered.take(self.reader.text());
     }
 

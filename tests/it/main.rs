@@ -37,6 +37,7 @@ mod docs;
 mod doctor;
 #[cfg(test)]
 mod edge;
+mod encoded_answers;
 #[cfg(test)]
 mod encryption;
 #[cfg(test)]

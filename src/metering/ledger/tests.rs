@@ -162,7 +162,78 @@ async fn who_comes_at_the_same_time_shares_a_commit() {
     let all: Vec<_> = (0..100).map(|n| bench.ledger.record(record(n), None)).collect();
     futures_util::future::join_all(all).await;
     assert_eq!(bench.kept(), 100);
-    assert!(bench.store.appends.load(Ordering::SeqCst) < 20);
+    let commits = bench.store.appends.load(Ordering::SeqCst);
+    assert!(
+        commits < 5,
+        "{commits} commits for what ended in one turn of the loop"
+    );
+}
+
+#[tokio::test]
+async fn a_record_is_kept_whose_caller_has_left() {
+    let bench = bench(LedgerSettings::default());
+    for n in 0..3 {
+        let mut call = Box::pin(bench.ledger.record(known(n), None));
+        // it is on its way once it was polled
+        let now = std::future::poll_fn(|context| std::task::Poll::Ready(call.as_mut().poll(context)));
+        assert!(now.await.is_pending());
+        drop(call);
+    }
+    bench.ledger.flush().await;
+    assert_eq!(bench.kept(), 3);
+}
+
+#[test]
+fn a_flush_takes_along_what_a_worker_left_that_has_ended() {
+    let control = tokio::runtime::Runtime::new().unwrap();
+    let bench = control.block_on(async { bench(LedgerSettings::default()) });
+    let worker = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    worker.block_on(async {
+        let mut call = Box::pin(bench.ledger.record(known(1), None));
+        let now = std::future::poll_fn(|context| std::task::Poll::Ready(call.as_mut().poll(context)));
+        assert!(now.await.is_pending());
+    });
+    // its turn never ended
+    drop(worker);
+    control.block_on(bench.ledger.flush());
+    assert_eq!(bench.kept(), 1);
+}
+
+#[tokio::test]
+async fn under_off_only_what_was_reserved_is_recorded() {
+    let bench = bench(LedgerSettings {
+        durability: Durability::Off,
+        ..LedgerSettings::default()
+    });
+    bench.ledger.record(known(1), None).await;
+    bench.ledger.offer(known(2), None);
+    for n in [3, 4] {
+        let opened = bench.ledger.reserve(reserved(&known(n))).await.unwrap();
+        if n == 3 {
+            bench.ledger.record(known(n), Some(opened)).await;
+        } else {
+            bench.ledger.offer(known(n), Some(opened));
+        }
+    }
+    bench.ledger.flush().await;
+    let kept = bench.store.kept.lock().unwrap().clone();
+    let mut kept: Vec<RecordId> = kept.into_keys().collect();
+    kept.sort();
+    assert_eq!(kept, [known(3).record_id, known(4).record_id]);
+}
+
+fn reserved(record: &UsageRecord) -> Reserved {
+    Reserved {
+        record_id: record.record_id,
+        request_id: record.request_id.clone(),
+        project_id: record.project_id,
+        token_id: record.token_id,
+        endpoint: record.endpoint.clone(),
+        model: record.model.clone(),
+        provider: record.provider.to_string(),
+        received_at: record.received_at,
+        amount: NanoUsd::from_nanos(i64::MAX / 8),
+    }
 }
 
 #[tokio::test]
@@ -262,17 +333,7 @@ async fn a_record_in_the_spool_stands_above_what_its_request_had_reserved() {
     bench.store.away.store(true, Ordering::SeqCst);
     let (ended, running) = (known(1), known(2));
     for record in [&ended, &running] {
-        let opened = bench.ledger.reserve(Reserved {
-            record_id: record.record_id,
-            request_id: record.request_id.clone(),
-            project_id: record.project_id,
-            token_id: record.token_id,
-            endpoint: record.endpoint.clone(),
-            model: record.model.clone(),
-            provider: record.provider.to_string(),
-            received_at: record.received_at,
-            amount: NanoUsd::from_nanos(i64::MAX / 8),
-        });
+        let opened = bench.ledger.reserve(reserved(record));
         // the process dies before it can say that nothing is reserved any more
         std::mem::forget(opened.await.unwrap());
     }

@@ -16,6 +16,7 @@ use super::pump::{Source, is_whole, next_piece, pump};
 use super::relay::{AnswerBody, AnswerBroken, ReadAhead, RelayFailure, frame_head};
 use crate::cache;
 use crate::cache::{AnswerFacts, CacheOutcome, storable};
+use crate::dialect::content_coding::{Decoder, is_encoded};
 use crate::dialect::sse::{HttpEnd, StreamKind, StreamVerdict};
 use crate::domain::{Denial, DenialCode};
 use crate::proxy::EdgeProxy;
@@ -128,12 +129,20 @@ impl EdgeProxy {
         let origin = client.origin();
         let framing = Framing::of(upstream_head, client.request_head().method == http::Method::HEAD);
         let streamed = is_event_stream(upstream_head) && framing != Framing::Empty;
-        let mut events = match delivery.kind {
-            Some(kind) if streamed && !is_encoded(upstream_head) => {
+        let mut events = match delivery.kind.filter(|_| streamed) {
+            Some(kind) if !is_encoded(&upstream_head.headers) => {
                 Some(EventRelay::new(kind, delivery.choices, delivery.only_we_asked))
             }
-            _ => None,
+            Some(kind) => Decoder::of(&upstream_head.headers)
+                .map(|decoder| EventRelay::encoded(kind, delivery.choices, decoder)),
+            None => None,
         };
+        if events.is_none()
+            && is_encoded(&upstream_head.headers)
+            && let Some(meter) = ctx.bill.meter()
+        {
+            meter.decode(Decoder::of(&upstream_head.headers));
+        }
         let mut head = match answer_head(upstream_head, delivery.rules) {
             Ok(head) => head,
             Err(error) => return Delivered::Broken(error),
@@ -328,7 +337,7 @@ async fn end_broken(
     denial: &Denial,
 ) -> Delivered {
     let error = Error::explain(ErrorType::ConnectionClosed, denial.message.clone()).into_up();
-    let event = events.map(|events| events.error_event(denial));
+    let event = events.and_then(|events| events.error_event(denial));
     fill.break_off(event.clone());
     if let Some(event) = event {
         // HTTP/2 ends the stream after the event, HTTP/1.1 closes without the last chunk
@@ -373,10 +382,4 @@ fn is_event_stream(head: &ResponseHeader) -> bool {
         .map(HeaderValue::as_bytes)
         .and_then(|value| value.get(..17))
         .is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
-}
-
-fn is_encoded(head: &ResponseHeader) -> bool {
-    head.headers
-        .get(header::CONTENT_ENCODING)
-        .is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }

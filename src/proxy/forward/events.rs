@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::dialect::content_coding::Decoder;
 use crate::dialect::sse::{
     Batch, Event, EventSplitter, HttpEnd, Piece, StreamKind, StreamVerdict, StreamWatch,
 };
@@ -17,6 +18,16 @@ pub(super) struct EventRelay {
     batch: Batch,
     /// The client did not ask for the usage chunk: it goes no further than the meter.
     hides_usage: bool,
+    coding: Coding,
+}
+
+/// How the stream is written.
+enum Coding {
+    Plain,
+    /// It passes as it comes; what it says is read beside it.
+    Encoded(Box<Decoder>),
+    /// It could not be read to its end.
+    Unreadable,
 }
 
 impl EventRelay {
@@ -28,11 +39,34 @@ impl EventRelay {
             watch: StreamWatch::new(kind, choices),
             batch: Batch::default(),
             hides_usage,
+            coding: Coding::Plain,
+        }
+    }
+
+    /// The same for a stream that comes encoded: it is watched, and passes unchanged.
+    pub(super) fn encoded(kind: StreamKind, choices: Option<u64>, decoder: Decoder) -> Self {
+        Self {
+            coding: Coding::Encoded(Box::new(decoder)),
+            ..Self::new(kind, choices, false)
         }
     }
 
     /// Takes what came; gives what may leave.
-    pub(super) fn push(&mut self, bytes: Bytes, mut meter: Option<&mut Meter>) -> Option<Bytes> {
+    pub(super) fn push(&mut self, bytes: Bytes, meter: Option<&mut Meter>) -> Option<Bytes> {
+        match &mut self.coding {
+            Coding::Plain => self.push_plain(bytes, meter),
+            Coding::Unreadable => Some(bytes),
+            Coding::Encoded(decoder) => {
+                match decoder.push(&bytes) {
+                    Some(text) => drop(self.push_plain(text.into(), meter)),
+                    None => self.coding = Coding::Unreadable,
+                }
+                Some(bytes)
+            }
+        }
+    }
+
+    fn push_plain(&mut self, bytes: Bytes, mut meter: Option<&mut Meter>) -> Option<Bytes> {
         self.splitter.push(bytes, &mut self.batch);
         if self.batch.is_empty() {
             return None;
@@ -66,11 +100,19 @@ impl EventRelay {
 
     /// What became of it, HTTP having ended so.
     pub(super) fn verdict(&self, end: HttpEnd) -> StreamVerdict {
-        self.watch.verdict(end)
+        match self.coding {
+            Coding::Unreadable if end == HttpEnd::Broken => StreamVerdict::Broken,
+            Coding::Unreadable => StreamVerdict::Complete,
+            Coding::Plain | Coding::Encoded(_) => self.watch.verdict(end),
+        }
     }
 
-    /// The event that tells the client that the stream is broken; the unfinished event is dropped.
-    pub(super) fn error_event(&self, denial: &Denial) -> Bytes {
+    /// The event that tells the client that the stream is broken; the unfinished event is dropped. There is none in a
+    /// stream that is encoded: it is cut.
+    pub(super) fn error_event(&self, denial: &Denial) -> Option<Bytes> {
+        if !matches!(self.coding, Coding::Plain) {
+            return None;
+        }
         let event = stream_error(
             self.kind,
             denial.code,
@@ -78,8 +120,8 @@ impl EventRelay {
             self.watch.last_sequence_number(),
         );
         if self.splitter.is_inside_released_event() {
-            return [b"\n\n".as_slice(), &event].concat().into();
+            return Some([b"\n\n".as_slice(), &event].concat().into());
         }
-        event
+        Some(event)
     }
 }

@@ -78,7 +78,10 @@ impl Source<'_, '_> {
         if is_whole(self.events.as_deref()) {
             return;
         }
-        let event = self.events.as_deref().map(|events| events.error_event(denial));
+        let event = self
+            .events
+            .as_deref()
+            .and_then(|events| events.error_event(denial));
         self.fill.break_off(event);
     }
 
