@@ -27,6 +27,24 @@ pub(super) const KEYS: &[Key] = &[
     )
     .computed(),
     Key::new(
+        "prices.overrides.<name>.usd_per_image",
+        "0",
+        "Dollars for a picture that is made; `input_usd_per_mtok` may be left out beside this and the next two.",
+    )
+    .computed(),
+    Key::new(
+        "prices.overrides.<name>.usd_per_audio_minute",
+        "0",
+        "Dollars for a minute of sound that is listened to.",
+    )
+    .computed(),
+    Key::new(
+        "prices.overrides.<name>.usd_per_million_characters",
+        "0",
+        "Dollars for a million characters that are spoken.",
+    )
+    .computed(),
+    Key::new(
         "prices.overrides.<name>.output_usd_per_mtok",
         "0",
         "Dollars for a million tokens of the answer.",
@@ -90,6 +108,9 @@ pub(super) const KEYS: &[Key] = &[
 
 /// The largest price table that is read.
 const MOST_FILE_BYTES: u64 = 32 << 20;
+
+/// The most a picture or a minute may cost; more is a slip.
+const MOST_EACH: PerMillion = PerMillion::from_nanos(1000 * 1_000_000_000);
 
 /// Tokens of a prompt; more is a slip.
 const MOST_TOKENS: u64 = 1_000_000_000;
@@ -186,7 +207,12 @@ fn amount(section: &Section<'_>, key: &str) -> Option<PerMillion> {
 }
 
 fn read_price(own: &Section<'_>) -> ModelPrice {
-    if !own.has("input_usd_per_mtok") {
+    let by_the_piece = [
+        "usd_per_image",
+        "usd_per_audio_minute",
+        "usd_per_million_characters",
+    ];
+    if !own.has("input_usd_per_mtok") && !by_the_piece.iter().any(|key| own.has(key)) {
         own.refuse("input_usd_per_mtok", "is missing");
     }
     ModelPrice {
@@ -200,8 +226,15 @@ fn read_price(own: &Section<'_>) -> ModelPrice {
         } else {
             Vec::new()
         },
+        image: amount_each(own, "usd_per_image"),
+        audio_minute: amount_each(own, "usd_per_audio_minute"),
+        character: amount(own, "usd_per_million_characters").unwrap_or_default(),
         ..ModelPrice::default()
     }
+}
+
+fn amount_each(own: &Section<'_>, key: &str) -> PerMillion {
+    own.dollars(key, MOST_EACH).unwrap_or_default().of_each()
 }
 
 fn read_tier(tier: &Section<'_>) -> Tier {

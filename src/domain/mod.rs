@@ -34,4 +34,4 @@ pub use project::Project;
 pub use provider_dialect::Dialect;
 pub use secret::Secret;
 pub use token::{Token, TokenHash};
-pub use usage::{AttemptRecord, TokenUsage, UsageRecord};
+pub use usage::{AttemptRecord, MediaUsage, TokenUsage, UsageRecord};

@@ -66,6 +66,12 @@ impl PerMillion {
         Self(nanos)
     }
 
+    /// What a million of a thing cost of which one costs this.
+    #[must_use]
+    pub const fn of_each(self) -> Self {
+        Self(self.0.saturating_mul(1_000_000))
+    }
+
     /// What so many tokens cost, in millionths of a billionth of a dollar: to be summed, and rounded once.
     pub const fn times(self, tokens: u64) -> u128 {
         self.0 as u128 * tokens as u128

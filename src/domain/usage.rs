@@ -22,12 +22,46 @@ pub struct TokenUsage {
     pub cache_write_1h: u64,
     /// Of the answer: thoughts.
     pub reasoning: u64,
+    /// What is counted by the piece, the second or the letter.
+    #[serde(skip_serializing_if = "MediaUsage::is_zero", default)]
+    pub media: MediaUsage,
+}
+
+/// What some models are paid for instead of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct MediaUsage {
+    /// Pictures that were made.
+    #[serde(default)]
+    pub images: u64,
+    /// Milliseconds of sound that were listened to.
+    #[serde(default)]
+    pub audio_millis: u64,
+    /// Characters that were spoken.
+    #[serde(default)]
+    pub characters: u64,
+}
+
+impl MediaUsage {
+    /// Whether there was none.
+    pub fn is_zero(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The sum of both.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            images: self.images.saturating_add(other.images),
+            audio_millis: self.audio_millis.saturating_add(other.audio_millis),
+            characters: self.characters.saturating_add(other.characters),
+        }
+    }
 }
 
 impl TokenUsage {
     /// Whether nothing was used.
     pub fn is_zero(&self) -> bool {
-        self.prompt == 0 && self.completion == 0
+        self.prompt == 0 && self.completion == 0 && self.media.is_zero()
     }
 
     /// The sum of both.
@@ -40,6 +74,7 @@ impl TokenUsage {
             cache_write: self.cache_write.saturating_add(other.cache_write),
             cache_write_1h: self.cache_write_1h.saturating_add(other.cache_write_1h),
             reasoning: self.reasoning.saturating_add(other.reasoning),
+            media: self.media.plus(other.media),
         }
     }
 }

@@ -6,7 +6,7 @@ use super::tokenizer::TextTally;
 use crate::dialect::content_coding::Decoder;
 use crate::dialect::sse::StreamKind;
 use crate::dialect::usage::UsageReader;
-use crate::domain::TokenUsage;
+use crate::domain::{MediaUsage, TokenUsage};
 
 /// Strings of a request longer than this without a space are no text (pictures, audio): not counted.
 const LONGEST_WORD: usize = 4096;
@@ -18,6 +18,33 @@ pub struct Metered {
     pub usage: TokenUsage,
     /// Some of them are ours, not the provider's.
     pub estimated: bool,
+}
+
+impl Metered {
+    /// Nothing was used.
+    pub const NOTHING: Self = Self {
+        usage: TokenUsage {
+            prompt: 0,
+            completion: 0,
+            cache_read: 0,
+            cache_write: 0,
+            cache_write_1h: 0,
+            reasoning: 0,
+            media: MediaUsage {
+                images: 0,
+                audio_millis: 0,
+                characters: 0,
+            },
+        },
+        estimated: false,
+    };
+
+    /// And this, that is not counted in tokens.
+    #[must_use]
+    pub fn with(mut self, media: MediaUsage) -> Self {
+        self.usage.media = media;
+        self
+    }
 }
 
 /// The meter of one answer.
@@ -86,6 +113,16 @@ impl Meter {
     pub fn told(&self) -> Option<TokenUsage> {
         self.session
             .or_else(|| self.reader.usage().filter(|_| self.reader.is_final()))
+    }
+
+    /// How many things the answer lists.
+    pub fn items(&self) -> u64 {
+        self.reader.items()
+    }
+
+    /// How long the sound was that was listened to, in milliseconds.
+    pub fn audio_millis(&self) -> Option<u64> {
+        self.reader.audio_millis()
     }
 
     /// What it used: the provider's figure, else what was sent (`request`, the body) and delivered, counted. Counting is

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::EdgeProxy;
-use super::body::RequestBody;
+use super::body::{RequestBody, Understood};
 use super::ctx::RequestCtx;
+use super::media;
 use super::outcome::Ending;
 use crate::dialect::paths::{Family, Inference};
 use crate::dialect::sse::StreamKind;
@@ -154,7 +155,7 @@ impl EdgeProxy {
         };
         let unanswered = status == 0 && is_priced(ctx);
         let prompt = if unanswered {
-            let body = request_body(ctx);
+            let body = request_text(ctx);
             counted(move || prompt_tokens(&body)).await.unwrap_or(0)
         } else {
             0
@@ -182,14 +183,14 @@ impl EdgeProxy {
             return;
         }
         // the attempt stays where it is until it is counted: a request that is dropped meanwhile is recorded all the same
-        let counted = match ctx
+        let meter = ctx
             .bill
             .under_way
             .as_mut()
-            .map(|attempt| (attempt.meter.take(), attempt.to.status))
-        {
-            Some((Some(meter), status)) => Some(Self::read_meter(ctx, meter, status).await),
-            Some((None, _)) | None => None,
+            .and_then(|attempt| attempt.meter.take());
+        let counted = match meter {
+            Some(meter) => Some(Self::read_meter(ctx, meter).await),
+            None => None,
         };
         if let (Some(attempt), Some(metered)) = (ctx.bill.under_way.take(), counted) {
             let record = self.price(ctx, &attempt.to, metered);
@@ -210,32 +211,29 @@ impl EdgeProxy {
         self.limiter.charge(ctx.reservation.as_mut(), &spent);
     }
 
-    async fn read_meter(ctx: &RequestCtx, meter: Meter, status: u16) -> Metered {
-        if let Some(usage) = meter.told() {
-            return Metered {
-                usage,
-                estimated: false,
-            };
+    async fn read_meter(ctx: &RequestCtx, meter: Meter) -> Metered {
+        let Some(attempt) = &ctx.bill.under_way else {
+            return Metered::NOTHING;
+        };
+        if let Some(metered) = without_counting(ctx, &attempt.to, &meter) {
+            return metered;
         }
-        if !may_cost(ctx, status) {
-            return Metered {
-                usage: TokenUsage::default(),
-                estimated: false,
-            };
-        }
-        let body = request_body(ctx);
-        let metered = counted(move || meter.count(&body)).await;
-        metered.unwrap_or(Metered {
+        let media = media::thought(ctx, Some(&meter));
+        let text = request_text(ctx);
+        let counted = counted(move || meter.count(&text)).await;
+        let metered = counted.unwrap_or(Metered {
             usage: TokenUsage::default(),
             estimated: true,
-        })
+        });
+        metered.with(media)
     }
 
     fn price(&self, ctx: &RequestCtx, attempt: &Asked, metered: Metered) -> AttemptRecord {
         let whole = (200..300).contains(&attempt.status) && is_priced(ctx);
         let nothing = metered.usage.is_zero();
+        let record = attempt_record(ctx, attempt, metered);
         match price_of(ctx, attempt) {
-            Some(_) if whole && nothing => {
+            Some(price) if whole && record.cost_nano_usd == 0 && !price.is_free() => {
                 self.metrics.count_priced_without_usage();
                 log::warn!(provider = &*attempt.provider; "upstream `{}` told no usage for a priced model, and nothing could be counted", attempt.provider);
             }
@@ -248,7 +246,7 @@ impl EdgeProxy {
             }
             _ => {}
         }
-        attempt_record(ctx, attempt, metered)
+        record
     }
 
     /// The request is over, whatever became of it: what is not recorded yet is.
@@ -330,6 +328,24 @@ pub(super) fn note_response(ctx: &mut RequestCtx, usage: TokenUsage) -> NanoUsd 
     cost
 }
 
+/// What is known without counting text: the provider's figures, and that nothing was used.
+fn without_counting(ctx: &RequestCtx, to: &Asked, meter: &Meter) -> Option<Metered> {
+    let exact = |usage| Metered {
+        usage,
+        estimated: false,
+    };
+    let media = media::told(ctx, meter);
+    if let Some(usage) = meter.told() {
+        return Some(exact(usage).with(media));
+    }
+    if !may_cost(ctx, to.status) {
+        return Some(Metered::NOTHING);
+    }
+    let pays_tokens = price_of(ctx, to).is_none_or(|price| !price.has_free_tokens());
+    let is_all = media.images > 0 || media.audio_millis > 0 || !pays_tokens;
+    (is_all && !media.is_zero()).then(|| exact(TokenUsage::default()).with(media))
+}
+
 /// Refusals of a provider cost nothing; an answer that never came may have.
 fn may_cost(ctx: &RequestCtx, status: u16) -> bool {
     ((200..300).contains(&status) || status == 0) && is_priced(ctx)
@@ -348,18 +364,20 @@ pub(super) fn settle_dropped(ctx: &mut RequestCtx) {
         let body = request_body(ctx);
         // WHY: counted here, on the thread that serves requests: nobody comes after this
         let metered = match &attempt.meter {
-            Some(meter) if may_cost(ctx, attempt.to.status) => meter.count(&body),
-            _ => Metered {
-                usage: TokenUsage {
-                    prompt: if may_cost(ctx, attempt.to.status) {
-                        prompt_tokens(&body)
-                    } else {
-                        0
-                    },
+            _ if !may_cost(ctx, attempt.to.status) => Metered::NOTHING,
+            Some(meter) => without_counting(ctx, &attempt.to, meter)
+                .unwrap_or_else(|| meter.count(&body).with(media::thought(ctx, Some(meter)))),
+            None => {
+                let usage = TokenUsage {
+                    prompt: prompt_tokens(&body),
                     ..TokenUsage::default()
-                },
-                estimated: may_cost(ctx, attempt.to.status),
-            },
+                };
+                let metered = Metered {
+                    usage,
+                    estimated: true,
+                };
+                metered.with(media::thought(ctx, None))
+            }
         };
         let record = attempt_record(ctx, &attempt.to, metered);
         ctx.bill.attempts.push(record);
@@ -430,6 +448,14 @@ pub(super) fn request_body(ctx: &RequestCtx) -> Vec<Bytes> {
     match &ctx.body {
         RequestBody::Held(held) => vec![held.bytes.clone()],
         RequestBody::Unread | RequestBody::Streamed => Vec::new(),
+    }
+}
+
+/// What of it can be text: files of a form are pictures and sounds.
+pub(super) fn request_text(ctx: &RequestCtx) -> Vec<Bytes> {
+    match &ctx.body {
+        RequestBody::Held(held) if matches!(held.facts, Understood::Form(_)) => Vec::new(),
+        _ => request_body(ctx),
     }
 }
 

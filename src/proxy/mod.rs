@@ -37,6 +37,7 @@ mod caching;
 mod ctx;
 mod decorate;
 mod forward;
+mod media;
 pub mod memory_budget;
 pub mod model_lists;
 mod outcome;

@@ -10,6 +10,7 @@ use super::admit::state_parameter;
 use super::bill::{counted, find_price, is_priced, note_response, request_body, shortened};
 use super::body::{RequestBody, Understood};
 use super::ctx::RequestCtx;
+use super::media;
 use crate::auth::Principal;
 use crate::dialect::paths::{Family, Inference};
 use crate::domain::{CacheWrites, Denial, DenialCode, Dialect, ModelPrice, NanoUsd, PathClass, TokenUsage};
@@ -48,7 +49,11 @@ pub(super) fn tokens_thought(ctx: &RequestCtx) -> TokensThought {
         return none;
     };
     TokensThought {
-        prompt: held.bytes.len() as u64 / 4 + 1,
+        // files of a form are no text
+        prompt: match &held.facts {
+            Understood::Json(_) => held.bytes.len() as u64 / 4 + 1,
+            Understood::Form(_) => 1,
+        },
         completion: Length::of(ctx).declared,
     }
 }
@@ -244,8 +249,11 @@ fn bound(ctx: &RequestCtx, sent: u64) -> Bound {
         .iter()
         .flat_map(Route::usable)
         .filter_map(|target| Some((target, price_at(ctx, target, &asked)?)));
+    let (media, media_is_sure) = media::bound(ctx, length.answers);
+    let mut tokens_are_free = true;
     let most = prices
         .map(|(target, price)| {
+            tokens_are_free &= price.has_free_tokens();
             let prompt = if length.reads_more {
                 price.max_input_tokens.unwrap_or(LONGEST_PROMPT)
             } else if length.declared.is_some() {
@@ -258,13 +266,14 @@ fn bound(ctx: &RequestCtx, sent: u64) -> Bound {
                 let longest = price.max_output_tokens.unwrap_or(LONGEST_ANSWER);
                 longest.saturating_mul(length.answers)
             });
-            price.bound(prompt, answer, cache_writes(target.provider.dialect, &body))
+            let tokens = price.bound(prompt, answer, cache_writes(target.provider.dialect, &body));
+            tokens.plus(price.media_cost(&media))
         })
         .max()
         .unwrap_or(NanoUsd::ZERO);
     Bound {
         most: Some(most),
-        declared: length.declared.is_some() && !length.reads_more,
+        declared: media_is_sure && (length.declared.is_some() || tokens_are_free) && !length.reads_more,
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::StoreError;
 use super::columns::signed;
 use super::ledger::{HOUR_MICROS, record_id};
-use crate::domain::{AttemptRecord, NanoUsd, Timestamp, TokenUsage, UsageRecord};
+use crate::domain::{AttemptRecord, MediaUsage, NanoUsd, Timestamp, TokenUsage, UsageRecord};
 
 /// A row of `usage_records`; also a line of SQLite's log of them, which the next version reads: a field that is added has a
 /// default.
@@ -28,13 +28,17 @@ pub(super) struct RecordColumns {
     pub cut: bool,
     /// JSON: [`Attempts`].
     pub attempts: String,
+    /// JSON: [`MediaUsage`].
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub media: Option<String>,
 }
 
 /// The columns in the order in which both back ends read them.
 pub(super) const RECORD_COLUMNS: &str = "\
 record_id, request_id, project_id, token_id, endpoint, model, provider, served_model,
     status, prompt_tokens, completion_tokens, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens,
-    reasoning_tokens, cost_nano_usd, received_at, finished_at, duration_us, first_byte_us, estimated, cut, attempts";
+    reasoning_tokens, cost_nano_usd, received_at, finished_at, duration_us, first_byte_us, estimated, cut, attempts,
+    media";
 
 impl RecordColumns {
     pub(super) fn of(record: &UsageRecord) -> Self {
@@ -65,6 +69,8 @@ impl RecordColumns {
             estimated: record.estimated,
             cut: record.cut,
             attempts: attempts_text(record),
+            media: (!record.usage.media.is_zero())
+                .then(|| serde_json::to_string(&record.usage.media).unwrap_or_default()),
         }
     }
 
@@ -99,6 +105,10 @@ impl RecordColumns {
             finished_at,
             duration,
         ] = self.numbers;
+        let media = match &self.media {
+            Some(media) => serde_json::from_str(media).map_err(|_| wrong("media"))?,
+            None => MediaUsage::default(),
+        };
         let attempts: Attempts = serde_json::from_str(&self.attempts).map_err(|_| wrong("attempts"))?;
         let mut record = UsageRecord {
             record_id: record_id(&self.record_id)?,
@@ -117,6 +127,7 @@ impl RecordColumns {
                 cache_write: count(cache_write),
                 cache_write_1h: count(cache_write_1h),
                 reasoning: count(reasoning),
+                media,
             },
             cost: NanoUsd::from_nanos(cost),
             estimated: self.estimated,

@@ -35,6 +35,7 @@ pub const SQLITE: &[Migration] = migrations!("sqlite":
     4 "0004" "create_usage_ledger",
     5 "0005" "create_spend_by_day",
     6 "0006" "rebuild_record_indexes",
+    7 "0007" "add_media_units",
 );
 
 /// The schema of PostgreSQL.
@@ -45,6 +46,7 @@ pub const POSTGRES: &[Migration] = migrations!("postgres":
     4 "0004" "create_usage_ledger",
     5 "0005" "create_spend_by_day",
     6 "0006" "rebuild_record_indexes",
+    7 "0007" "add_media_units",
 );
 
 impl Migration {

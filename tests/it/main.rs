@@ -62,9 +62,10 @@ mod limits;
 mod many_records;
 mod many_tokens;
 #[cfg(test)]
+mod media;
+#[cfg(test)]
 #[path = "../fuzz/mutate.rs"]
 mod mutate;
-#[cfg(test)]
 mod mutated_requests;
 #[cfg(test)]
 mod packaging;

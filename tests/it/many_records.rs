@@ -100,7 +100,7 @@ fn filling(words: &Words, first_hour: i64) -> Vec<String> {
         format!(
             "WITH {} INSERT INTO usage_records SELECT {}, 'request-' || i, {project}, {token}, '/v1/chat/completions', \
              'model-' || i % 20, 'provider-' || i % 2, NULL, 200, 100, 20, 0, 0, 0, 0, 58000, {}, {}, \
-             {first} + i * {step}, {first} + i * {step}, 1000, 500, '[]' FROM n",
+             {first} + i * {step}, {first} + i * {step}, 1000, 500, '[]', NULL FROM n",
             (words.series)(records),
             (words.padded)(26, "i"),
             words.no,

@@ -34,6 +34,8 @@ struct Reported {
     cache_write_1h: Option<u64>,
     /// `reasoning_tokens`.
     reasoning: Option<u64>,
+    /// `seconds` of `usage`, or `duration`.
+    audio_millis: Option<u64>,
 }
 
 /// Reads the usage of one answer.
@@ -87,6 +89,16 @@ impl UsageReader {
         self.sink.reported.usage(self.kind)
     }
 
+    /// How many things the answer lists in `data`.
+    pub fn items(&self) -> u64 {
+        self.sink.items
+    }
+
+    /// How long the sound was that was listened to, in milliseconds.
+    pub fn audio_millis(&self) -> Option<u64> {
+        self.sink.reported.audio_millis
+    }
+
     /// Whether what was said is the whole: Anthropic begins a stream with the prompt's tokens and one of the answer's.
     pub fn is_final(&self) -> bool {
         match self.kind {
@@ -123,6 +135,7 @@ impl Reported {
             cache_write,
             cache_write_1h,
             reasoning: self.reasoning.unwrap_or(0).min(completion),
+            ..TokenUsage::default()
         })
     }
 }

@@ -20,6 +20,8 @@ enum Name {
     Details,
     Text,
     Field(Field),
+    /// A list of what was made.
+    Data,
     Other,
 }
 
@@ -32,6 +34,20 @@ enum Field {
     CacheWrite,
     CacheWrite1h,
     Reasoning,
+    /// Of sound, in `usage`.
+    Seconds,
+    /// The same, at the top.
+    Duration,
+}
+
+impl Field {
+    fn read(self, number: &str) -> Option<u64> {
+        if !matches!(self, Self::Seconds | Self::Duration) {
+            return number.parse().ok();
+        }
+        let seconds = std::time::Duration::try_from_secs_f64(number.parse().ok()?).ok()?;
+        u64::try_from(seconds.as_micros().div_ceil(1000)).ok()
+    }
 }
 
 #[derive(Debug)]
@@ -45,6 +61,8 @@ pub(super) struct UsageSink {
     taking: Taking,
     pub(super) reported: Reported,
     pub(super) has_final_output: bool,
+    /// Objects in the list `data`.
+    pub(super) items: u64,
     pub(super) text: Vec<u8>,
 }
 
@@ -90,6 +108,7 @@ impl UsageSink {
             taking: Taking::Nothing,
             reported: Reported::default(),
             has_final_output: false,
+            items: 0,
             text: Vec::new(),
         }
     }
@@ -119,6 +138,9 @@ impl UsageSink {
             b"cache_creation_input_tokens" | b"cache_write_tokens" => Name::Field(Field::CacheWrite),
             b"ephemeral_1h_input_tokens" => Name::Field(Field::CacheWrite1h),
             b"reasoning_tokens" => Name::Field(Field::Reasoning),
+            b"seconds" => Name::Field(Field::Seconds),
+            b"duration" => Name::Field(Field::Duration),
+            b"data" => Name::Data,
             _ if self.is_text(name) => Name::Text,
             _ => Name::Other,
         }
@@ -149,6 +171,9 @@ impl UsageSink {
         let Name::Field(field) = *self.path.get(depth)? else {
             return None;
         };
+        if field == Field::Duration {
+            return (depth == 1).then_some(field);
+        }
         let of_details = depth > 2 && self.path[depth - 1] == Name::Details && self.is_usage(depth - 1);
         (self.is_usage(depth) || of_details).then_some(field)
     }
@@ -166,6 +191,7 @@ impl UsageSink {
             Field::CacheWrite => &mut self.reported.cache_write,
             Field::CacheWrite1h => &mut self.reported.cache_write_1h,
             Field::Reasoning => &mut self.reported.reasoning,
+            Field::Seconds | Field::Duration => &mut self.reported.audio_millis,
         };
         *slot = Some(number);
     }
@@ -225,7 +251,7 @@ impl Sink for UsageSink {
     fn scalar_ends(&mut self, _: usize, _: usize) -> Result<(), InspectError> {
         if let Taking::Number(field) = self.taking
             && let Ok(number) = std::str::from_utf8(self.word.get())
-            && let Ok(number) = number.parse()
+            && let Some(number) = field.read(number)
         {
             self.report(field, number);
         }
@@ -234,6 +260,9 @@ impl Sink for UsageSink {
     }
 
     fn container_opens(&mut self, object: bool, _: usize, depth: usize) -> Result<(), InspectError> {
+        if object && depth == 2 && self.path[1] == Name::Data {
+            self.items += 1;
+        }
         // an array of texts has its own name for each; an object's members bring theirs
         if object && depth < DEEPEST {
             self.path[depth + 1] = Name::Other;

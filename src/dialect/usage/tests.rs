@@ -31,6 +31,7 @@ fn usage(prompt: u64, completion: u64, read: u64, write: u64, reasoning: u64) ->
         cache_write: write,
         cache_write_1h: 0,
         reasoning,
+        ..TokenUsage::default()
     }
 }
 
@@ -126,5 +127,28 @@ fn streams_tell_it_at_their_end_and_text_on_the_way() {
     assert_eq!(
         events(StreamKind::Responses, &responses),
         (Some(usage(4, 1, 0, 0, 0)), "Yes".to_owned(), true)
+    );
+}
+
+#[test]
+fn pictures_are_counted_and_sounds_measured() {
+    let read = |body: &str| {
+        let mut reader = UsageReader::new(StreamKind::Other);
+        for piece in body.as_bytes().chunks(7) {
+            reader.body(piece);
+        }
+        (reader.items(), reader.audio_millis(), reader.usage().is_some())
+    };
+    let pictures = r#"{"created":1,"data":[{"b64_json":"aGk=","url":null,"revised_prompt":"{}"},{"url":"https://a/b"}]}"#;
+    assert_eq!(read(pictures), (2, None, false));
+    let with_tokens = r#"{"data":[{"b64_json":"aGk="}],"usage":{"input_tokens":5,"output_tokens":7,"input_tokens_details":{"image_tokens":3}}}"#;
+    assert_eq!(read(with_tokens), (1, None, true));
+    let timed = r#"{"text":"hi","usage":{"type":"duration","seconds":12}}"#;
+    assert_eq!(read(timed), (0, Some(12_000), false));
+    let verbose = r#"{"task":"transcribe","duration":8.470000267028809,"text":"hi","segments":[{"duration":99,"seconds":99}]}"#;
+    assert_eq!(read(verbose), (0, Some(8470), false));
+    assert_eq!(
+        read(r#"{"duration":-1,"usage":{"seconds":"x","duration":5}}"#),
+        (0, None, false)
     );
 }

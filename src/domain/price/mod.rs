@@ -5,7 +5,7 @@ mod table;
 use std::collections::HashMap;
 
 use super::money::round_up;
-use super::{NanoUsd, PerMillion, TokenUsage};
+use super::{MediaUsage, NanoUsd, PerMillion, TokenUsage};
 
 pub use table::{PriceFileError, PriceTable};
 
@@ -24,11 +24,20 @@ pub struct ModelPrice {
     pub cache_write_1h: Option<PerMillion>,
     /// Other prices for long prompts.
     pub tiers: Vec<Tier>,
+    /// Of a million pictures, a million minutes of sound listened to, a million characters spoken.
+    pub image: PerMillion,
+    /// See `image`.
+    pub audio_minute: PerMillion,
+    /// See `image`.
+    pub character: PerMillion,
     /// The longest prompt, as far as it is known.
     pub max_input_tokens: Option<u64>,
     /// The longest answer, as far as it is known.
     pub max_output_tokens: Option<u64>,
 }
+
+/// Milliseconds of a minute.
+const MINUTE_MILLIS: u128 = 60_000;
 
 /// Which prices a prompt may have at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +68,39 @@ pub struct Tier {
 }
 
 impl ModelPrice {
+    /// Whether tokens cost nothing: it is paid by the picture, the minute or the character, or not at all.
+    pub fn has_free_tokens(&self) -> bool {
+        let free = |price: &PerMillion| *price == PerMillion::default();
+        free(&self.input)
+            && free(&self.output)
+            && self
+                .tiers
+                .iter()
+                .all(|tier| tier.input.as_ref().is_none_or(free) && tier.output.as_ref().is_none_or(free))
+    }
+
+    /// Whether nothing costs anything.
+    pub fn is_free(&self) -> bool {
+        let free = PerMillion::default();
+        self.has_free_tokens() && self.image == free && self.audio_minute == free && self.character == free
+    }
+
+    fn media_sum(&self, media: &MediaUsage) -> u128 {
+        self.image
+            .times(media.images)
+            .saturating_add(self.character.times(media.characters))
+            .saturating_add(
+                self.audio_minute
+                    .times(media.audio_millis)
+                    .div_ceil(MINUTE_MILLIS),
+            )
+    }
+
+    /// What pictures, sounds and characters cost, rounded up.
+    pub fn media_cost(&self, media: &MediaUsage) -> NanoUsd {
+        round_up(self.media_sum(media))
+    }
+
     /// What a request costs at most whose prompt and answer have at most so many tokens.
     pub fn bound(&self, prompt: u64, completion: u64, writes: CacheWrites) -> NanoUsd {
         let own = Tier {
@@ -116,7 +158,8 @@ impl ModelPrice {
             .saturating_add(read.times(usage.cache_read))
             .saturating_add(write.times(usage.cache_write - hour))
             .saturating_add(write_1h.times(hour))
-            .saturating_add(output.times(usage.completion));
+            .saturating_add(output.times(usage.completion))
+            .saturating_add(self.media_sum(&usage.media));
         round_up(sum)
     }
 }
@@ -198,6 +241,7 @@ mod tests {
             cache_write: 300,
             cache_write_1h: 100,
             reasoning: 50,
+            ..TokenUsage::default()
         };
         // 200 × 3 + 500 × 0.3 + 200 × 3.75 + 100 × 6 + 100 × 15 millionths of a dollar
         assert_eq!(price.cost(&usage), NanoUsd::from_nanos(3_600_000));
@@ -208,6 +252,38 @@ mod tests {
             "without prices of its own the cache costs as much"
         );
         assert_eq!(price.cost(&TokenUsage::default()), NanoUsd::ZERO);
+    }
+
+    #[test]
+    fn pictures_sounds_and_characters_have_theirs_and_all_is_rounded_once() {
+        let price = ModelPrice {
+            image: "0.04".parse::<PerMillion>().unwrap().of_each(),
+            audio_minute: "0.006".parse::<PerMillion>().unwrap().of_each(),
+            character: "15".parse().unwrap(),
+            ..ModelPrice::default()
+        };
+        let cost = |images, audio_millis, characters| {
+            let media = MediaUsage {
+                images,
+                audio_millis,
+                characters,
+            };
+            assert_eq!(
+                price.media_cost(&media),
+                price.cost(&TokenUsage {
+                    media,
+                    ..TokenUsage::default()
+                })
+            );
+            price.media_cost(&media).nanos()
+        };
+        assert_eq!(cost(2, 0, 0), 80_000_000);
+        assert_eq!(cost(0, 60_000, 0), 6_000_000);
+        assert_eq!(cost(0, 8470, 0), 847_000);
+        assert_eq!(cost(0, 1, 0), 100);
+        assert_eq!(cost(0, 0, 11), 165_000);
+        assert!(price.has_free_tokens() && !price.is_free() && ModelPrice::default().is_free());
+        assert!(!super::tests::price("0", "1").has_free_tokens());
     }
 
     #[test]

@@ -212,6 +212,7 @@ fn price_of(header: &[&str], fields: &[&str], line: usize) -> Result<Option<Mode
                 ..Tier::default()
             }]
         },
+        ..ModelPrice::default()
     };
     let nothing = |price: Option<PerMillion>| price.is_none_or(|price| price == PerMillion::default());
     // images by the piece; and of a picture the prompt is the smaller part, so that its price alone is none

@@ -15,7 +15,7 @@ use crate::store::{Page, RecordFilter};
 
 const DEFAULT_PAGE_SIZE: u32 = 20;
 
-const COLUMNS: [&str; 21] = [
+const COLUMNS: [&str; 24] = [
     "record_id",
     "request_id",
     "received_at",
@@ -37,6 +37,9 @@ const COLUMNS: [&str; 21] = [
     "cut",
     "duration_ms",
     "time_to_first_byte_ms",
+    "images",
+    "audio_seconds",
+    "characters",
 ];
 
 /// Lists records.

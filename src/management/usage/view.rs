@@ -39,6 +39,12 @@ pub struct RecordView<'a> {
     cache_read_tokens: u64,
     cache_write_tokens: u64,
     reasoning_tokens: u64,
+    /// Pictures that were made.
+    images: u64,
+    /// Sound that was listened to, as far as the provider tells.
+    audio_seconds: f64,
+    /// Characters that were spoken.
+    characters: u64,
     /// All attempts together.
     cost_usd: f64,
     /// Some of the numbers are counted here, not told by a provider.
@@ -102,6 +108,9 @@ impl<'a> RecordView<'a> {
             cache_read_tokens: record.usage.cache_read,
             cache_write_tokens: record.usage.cache_write,
             reasoning_tokens: record.usage.reasoning,
+            images: record.usage.media.images,
+            audio_seconds: millis_as_seconds(record.usage.media.audio_millis),
+            characters: record.usage.media.characters,
             cost_usd: record.cost.as_usd(),
             estimated: record.estimated,
             cut: record.cut,
@@ -110,4 +119,8 @@ impl<'a> RecordView<'a> {
             attempts: record.attempts.iter().map(AttemptView::of).collect(),
         }
     }
+}
+
+fn millis_as_seconds(millis: u64) -> f64 {
+    std::time::Duration::from_millis(millis).as_secs_f64()
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{ALL, at};
 use crate::domain::{
-    AttemptRecord, NanoUsd, ProjectId, RecordId, Timestamp, TokenId, TokenUsage, UsageRecord,
+    AttemptRecord, MediaUsage, NanoUsd, ProjectId, RecordId, Timestamp, TokenId, TokenUsage, UsageRecord,
 };
 use crate::store::{INSTALLATION, Page, RecordFilter, Store, UsageGroup, UsageQuery, UsageRow};
 
@@ -29,6 +29,11 @@ pub(in crate::store) fn record(project: ProjectId, token: TokenId, second: i64, 
             cache_write: 20,
             cache_write_1h: 5,
             reasoning: 3,
+            media: MediaUsage {
+                images: 2,
+                audio_millis: 8470,
+                characters: 11,
+            },
         },
         cost: NanoUsd::from_nanos(cost),
         estimated: false,
@@ -77,6 +82,7 @@ pub async fn a_record_reads_back_as_it_was_written(store: &Store) {
     bare.cut = true;
     bare.model = "odd `'\" ü".to_owned();
     bare.attempts = Vec::new();
+    bare.usage.media = MediaUsage::default();
     let mut usual = record(project, token, 30, 7);
     usual.attempts[0].usage = usual.usage;
     let mut twice = usual.clone();

@@ -10,7 +10,7 @@ use tokio_postgres::types::{ToSql, Type};
 use super::database::Database;
 use super::failure::Failure;
 use super::rows::{text, text_option};
-use crate::domain::{NanoUsd, Timestamp, TokenUsage, UsageRecord};
+use crate::domain::{MediaUsage, NanoUsd, Timestamp, TokenUsage, UsageRecord};
 use crate::store::columns::offset;
 use crate::store::ledger::{
     LedgerStore, Part, RecordFilter, Spending, Summary, UsageGroup, UsageQuery, UsageRow, UsageSums,
@@ -25,9 +25,10 @@ const APPEND: &str = "\
 WITH added AS (
     INSERT INTO usage_records (record_id, request_id, project_id, token_id, endpoint, model, provider, served_model,
         status, prompt_tokens, completion_tokens, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens,
-        reasoning_tokens, cost_nano_usd, received_at, finished_at, duration_us, first_byte_us, estimated, cut, attempts)
+        reasoning_tokens, cost_nano_usd, received_at, finished_at, duration_us, first_byte_us, estimated, cut, attempts,
+        media)
     SELECT * FROM UNNEST($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
-        $22, $23)
+        $22, $23, $24)
     ON CONFLICT (record_id) DO NOTHING
     RETURNING *
 ), hours AS (
@@ -119,6 +120,7 @@ struct Batch {
     first_byte: Vec<Option<i64>>,
     estimated: Vec<bool>,
     cut: Vec<bool>,
+    media: Vec<Option<String>>,
 }
 
 impl Batch {
@@ -146,6 +148,7 @@ impl Batch {
             batch.first_byte.push(row.first_byte_us);
             batch.estimated.push(row.estimated);
             batch.cut.push(row.cut);
+            batch.media.push(row.media);
         }
         batch
     }
@@ -162,7 +165,7 @@ impl Batch {
             attempts,
         ] = &self.words;
         let words = [record, request, project, token, endpoint, model, provider];
-        let mut bound: Vec<(&(dyn ToSql + Sync), Type)> = Vec::with_capacity(23);
+        let mut bound: Vec<(&(dyn ToSql + Sync), Type)> = Vec::with_capacity(24);
         bound.extend(
             words
                 .into_iter()
@@ -178,6 +181,7 @@ impl Batch {
         bound.push((&self.estimated, Type::BOOL_ARRAY));
         bound.push((&self.cut, Type::BOOL_ARRAY));
         bound.push((attempts, Type::TEXT_ARRAY));
+        bound.push((&self.media, Type::TEXT_ARRAY));
         let transaction = client.transaction().await?;
         if !fsync {
             transaction.execute_typed(UNSYNCED, &[]).await?;
@@ -376,6 +380,7 @@ fn row_sums(row: &Row, first: usize) -> Result<UsageSums, tokio_postgres::Error>
             cache_write: count(4)?,
             cache_write_1h: 0,
             reasoning: count(5)?,
+            media: MediaUsage::default(),
         },
         cost: NanoUsd::from_nanos(row.try_get(first + 6)?),
         estimated: count(7)?,
@@ -439,5 +444,6 @@ fn record_columns(row: &Row) -> Result<RecordColumns, tokio_postgres::Error> {
         estimated: row.try_get(20)?,
         cut: row.try_get(21)?,
         attempts: row.try_get(22)?,
+        media: row.try_get(23)?,
     })
 }

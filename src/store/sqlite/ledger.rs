@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter
 use super::failure::Failure;
 use super::records::Records;
 use super::threads::Threads;
-use crate::domain::{NanoUsd, Timestamp, TokenUsage, UsageRecord};
+use crate::domain::{MediaUsage, NanoUsd, Timestamp, TokenUsage, UsageRecord};
 use crate::store::columns::offset;
 use crate::store::ledger::{
     INSTALLATION, LedgerStore, Part, RecordFilter, Spending, Summary, UsageGroup, UsageQuery, UsageRow,
@@ -27,8 +27,9 @@ type Sums = [i64; 9];
 const INSERT: &str = "\
 INSERT INTO usage_records (record_id, request_id, project_id, token_id, endpoint, model, provider, served_model,
     status, prompt_tokens, completion_tokens, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens,
-    reasoning_tokens, cost_nano_usd, received_at, finished_at, duration_us, first_byte_us, estimated, cut, attempts)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)
+    reasoning_tokens, cost_nano_usd, received_at, finished_at, duration_us, first_byte_us, estimated, cut, attempts,
+    media)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)
 ON CONFLICT (record_id) DO NOTHING";
 
 const ADD_HOUR: &str = "\
@@ -237,6 +238,7 @@ pub(super) fn insert(connection: &Connection, rows: &[RecordColumns]) -> Result<
             row.estimated,
             row.cut,
             row.attempts,
+            row.media,
         ])?;
         if added == 0 {
             continue;
@@ -374,6 +376,7 @@ fn sums(row: &Row<'_>, first: usize) -> Result<UsageSums, rusqlite::Error> {
             cache_write: count(4)?,
             cache_write_1h: 0,
             reasoning: count(5)?,
+            media: MediaUsage::default(),
         },
         cost: NanoUsd::from_nanos(number(row, first + 6)?),
         estimated: count(7)?,
@@ -461,6 +464,7 @@ fn record_columns(row: &Row<'_>) -> rusqlite::Result<RecordColumns> {
         estimated: row.get(20)?,
         cut: row.get(21)?,
         attempts: row.get(22)?,
+        media: row.get(23)?,
     })
 }
 
