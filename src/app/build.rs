@@ -90,7 +90,7 @@ pub(super) fn build(
     logging: Arc<Logging>,
 ) -> Result<Parts> {
     let settings = plan.loaded.settings.clone();
-    let live_settings = Arc::new(LiveSettings::new(&settings));
+    let live_settings = Arc::new(LiveSettings::new(&settings, store.fsync.clone()));
     let sealer = Arc::new(sealer(&settings)?);
     let common = common(&settings, &live_settings, &store, &sealer, clock)?;
     let drain = Drain::new();

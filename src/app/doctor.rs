@@ -16,7 +16,7 @@ use crate::domain::{Dialect, SystemClock};
 use crate::limit::RedisRates;
 use crate::listen::bind;
 use crate::proxy::model_lists::probe;
-use crate::store::StoreError;
+use crate::store::{Fsync, StoreError};
 use crate::upstream::target::TlsFault;
 use crate::upstream::{ConnectFailure, Provider, Upstreams};
 
@@ -281,7 +281,7 @@ fn space(settings: &Settings) -> Vec<Finding> {
 
 async fn redis(settings: &Settings) -> Option<Finding> {
     let url = settings.redis.url.as_ref()?;
-    let limits = LiveSettings::new(settings).limits;
+    let limits = LiveSettings::new(settings, Fsync::default()).limits;
     let runtime = tokio::runtime::Handle::current();
     Some(
         match RedisRates::connect(url, &runtime, SystemClock::shared(), limits) {

@@ -25,7 +25,7 @@ use crate::management::{ManagementSettings, ManagementTokens, Role};
 use crate::store::migrate::{MigrationStatus, Schema};
 use crate::store::postgres::PostgresOptions;
 use crate::store::sqlite::{SqliteLocation, SqliteOptions};
-use crate::store::{self, SealedKeys, Store, StoreError};
+use crate::store::{self, Fsync, SealedKeys, Store, StoreError};
 use crate::telemetry::{LogFormat, LogSettings};
 
 /// Where the process listens in fact.
@@ -48,16 +48,19 @@ pub struct LiveSettings {
     pub limits: Arc<ArcSwap<LimitSettings>>,
     /// Of the ledger.
     pub ledger: Arc<ArcSwap<LedgerSettings>>,
+    /// Of the store.
+    pub fsync: Fsync,
 }
 
 impl LiveSettings {
     /// From the first configuration.
-    pub fn new(settings: &Settings) -> Self {
+    pub fn new(settings: &Settings, fsync: Fsync) -> Self {
         Self {
             front: Arc::new(ArcSwap::from_pointee(front_settings(settings))),
             auth: Arc::new(ArcSwap::from_pointee(auth_settings(settings))),
             limits: Arc::new(ArcSwap::from_pointee(limit_settings(settings))),
             ledger: Arc::new(ArcSwap::from_pointee(settings.ledger.clone())),
+            fsync,
         }
     }
 
@@ -67,6 +70,7 @@ impl LiveSettings {
         self.auth.store(Arc::new(auth_settings(settings)));
         self.limits.store(Arc::new(limit_settings(settings)));
         self.ledger.store(Arc::new(settings.ledger.clone()));
+        self.fsync.set(settings.ledger.fsync);
     }
 }
 
@@ -159,7 +163,7 @@ fn sqlite_options(settings: &Settings, clock: &Arc<dyn Clock>) -> SqliteOptions 
         location,
         state_dir: settings.server.state_dir.clone(),
         timeout: settings.auth.store_timeout,
-        fsync: settings.ledger.fsync,
+        fsync: Fsync::new(settings.ledger.fsync),
         clock: Arc::clone(clock),
     }
 }
@@ -183,7 +187,7 @@ fn postgres_options(settings: &Settings, clock: &Arc<dyn Clock>, runtime: &Handl
         pool_size: settings.database.pool_size,
         timeout: settings.database.timeout,
         runtime: runtime.clone(),
-        fsync: settings.ledger.fsync,
+        fsync: Fsync::new(settings.ledger.fsync),
         clock: Arc::clone(clock),
     }
 }

@@ -15,8 +15,7 @@ pub(super) const KEYS: &[Key] = &[
         "ledger.fsync",
         "false",
         "Whether every commit waits for the disk, so that records survive a loss of power.",
-    )
-    .process(),
+    ),
     Key::new(
         "ledger.on_full",
         "refuse",

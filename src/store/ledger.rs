@@ -191,26 +191,29 @@ pub(super) fn group_columns(groups: &[UsageGroup], day: &'static str) -> Vec<&'s
         .collect()
 }
 
-/// Adds up what the parts answered.
+/// Adds up what the parts answered; one part has each group once.
 #[derive(Debug, Default)]
 pub(super) struct Summary {
-    rows: HashMap<Vec<String>, UsageSums>,
+    rows: Vec<UsageRow>,
 }
 
 impl Summary {
-    pub(super) fn add(&mut self, groups: Vec<String>, sums: &UsageSums) {
-        self.rows.entry(groups).or_default().add(sums);
+    pub(super) fn add(&mut self, groups: Vec<String>, sums: UsageSums) {
+        if sums.requests > 0 {
+            self.rows.push(UsageRow { groups, sums });
+        }
     }
 
-    pub(super) fn finish(self) -> Vec<UsageRow> {
-        let mut rows: Vec<UsageRow> = self
-            .rows
-            .into_iter()
-            .filter(|(_, sums)| sums.requests > 0)
-            .map(|(groups, sums)| UsageRow { groups, sums })
-            .collect();
-        rows.sort_by(|a, b| a.groups.cmp(&b.groups));
-        rows
+    pub(super) fn finish(mut self) -> Vec<UsageRow> {
+        self.rows.sort_unstable_by(|a, b| a.groups.cmp(&b.groups));
+        self.rows.dedup_by(|next, row| {
+            let is_same = next.groups == row.groups;
+            if is_same {
+                row.sums.add(&next.sums);
+            }
+            is_same
+        });
+        self.rows
     }
 }
 

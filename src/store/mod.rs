@@ -32,8 +32,30 @@ pub use tokens::{StoredPrincipal, TokenFilter, TokenStore};
 pub use usage::{UsageDelta, UsageStore};
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
+
+/// Whether commits of the ledger wait for the disk. It may change while a store is open: clones are one.
+#[derive(Debug, Clone, Default)]
+pub struct Fsync(Arc<AtomicBool>);
+
+impl Fsync {
+    /// On or off to begin with.
+    pub fn new(is_on: bool) -> Self {
+        Self(Arc::new(AtomicBool::new(is_on)))
+    }
+
+    /// For every commit from now on.
+    pub fn set(&self, is_on: bool) {
+        self.0.store(is_on, Ordering::Relaxed);
+    }
+
+    /// Whether they wait.
+    pub fn is_on(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// Every port of one back end.
 #[derive(Clone)]
@@ -54,6 +76,8 @@ pub struct Store {
     pub grants: Arc<dyn Grants>,
     /// Health.
     pub health: Arc<dyn StoreHealth>,
+    /// Whether commits of the ledger wait for the disk.
+    pub fsync: Fsync,
     /// The schema; SQLite's is up to date once the store is open.
     pub schema: Arc<dyn migrate::Schema>,
     closing: Arc<dyn StoreClose>,

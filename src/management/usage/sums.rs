@@ -3,7 +3,7 @@
 use axum::extract::State;
 use http::Uri;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::super::answer::Answer;
@@ -32,18 +32,30 @@ const NUMBERS: [&str; 9] = [
 /// Sums.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Usage")]
-pub struct Listed {
-    data: Vec<Line>,
+pub struct Listed<'a> {
+    data: Vec<Line<'a>>,
+}
+
+/// The values of the groups by their names.
+struct Groups<'a> {
+    names: &'a [&'static str],
+    values: &'a [String],
+}
+
+impl Serialize for Groups<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.names.iter().zip(self.values))
+    }
 }
 
 /// One sum, beside the values of the groups that were asked for.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "UsageLine")]
-struct Line {
+struct Line<'a> {
     /// `project`, `token`, `model`, `provider`, `day`: those of `group_by`.
     #[serde(flatten)]
     #[schemars(with = "Map<String, Value>")]
-    groups: Map<String, Value>,
+    groups: Groups<'a>,
     /// Requests that reached a provider.
     requests: u64,
     /// Tokens of prompts, cached ones included.
@@ -81,7 +93,7 @@ pub async fn sums(State(services): State<Shared>, uri: Uri) -> Result<Answer, Ap
             rows.len()
         )));
     }
-    let names: Vec<&str> = groups.iter().map(|(name, _)| *name).collect();
+    let names: Vec<&'static str> = groups.iter().map(|(name, _)| *name).collect();
     let listed = Listed {
         data: rows.iter().map(|row| line(&names, row)).collect(),
     };
@@ -93,20 +105,19 @@ pub async fn sums(State(services): State<Shared>, uri: Uri) -> Result<Answer, Ap
                 .iter()
                 .map(|line| serde_json::to_value(line).unwrap_or_default())
                 .collect();
-            let columns: Vec<&str> = names.into_iter().chain(NUMBERS).collect();
+            let columns: Vec<&str> = names.iter().copied().chain(NUMBERS).collect();
             Ok(super::csv::answer(&columns, &rows))
         }
     }
 }
 
-fn line(names: &[&str], row: &UsageRow) -> Line {
+fn line<'a>(names: &'a [&'static str], row: &'a UsageRow) -> Line<'a> {
     let sums = &row.sums;
     Line {
-        groups: names
-            .iter()
-            .zip(&row.groups)
-            .map(|(name, value)| ((*name).to_owned(), value.clone().into()))
-            .collect(),
+        groups: Groups {
+            names,
+            values: &row.groups,
+        },
         requests: sums.requests,
         prompt_tokens: sums.usage.prompt,
         completion_tokens: sums.usage.completion,

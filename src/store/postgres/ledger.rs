@@ -17,7 +17,7 @@ use crate::store::ledger::{
     day_text, days_looked_at, group_columns, parts,
 };
 use crate::store::ledger_columns::{RECORD_COLUMNS, RecordColumns};
-use crate::store::{Page, Paged, StoreError};
+use crate::store::{Fsync, Page, Paged, StoreError};
 
 // One statement: what was added now, and from that alone the sums and what was spent, each in the order of its key, so
 // that two instances never wait for each other in a circle.
@@ -107,7 +107,7 @@ DELETE FROM usage_records WHERE record_id IN (
 pub(super) struct PostgresLedger {
     pub(super) database: Database,
     /// Whether a commit waits for the disk.
-    pub(super) fsync: bool,
+    pub(super) fsync: Fsync,
 }
 
 /// A batch, column by column: one statement takes all of it.
@@ -198,7 +198,7 @@ impl LedgerStore for PostgresLedger {
         if records.is_empty() {
             return Ok(());
         }
-        let (batch, fsync) = (Batch::of(records), self.fsync);
+        let (batch, fsync) = (Batch::of(records), self.fsync.is_on());
         self.database
             .run(move |client| Box::pin(async move { batch.append(client, fsync).await }))
             .await
@@ -362,7 +362,7 @@ async fn sum_up(
                 row.try_get(index)?
             });
         }
-        summary.add(names, &row_sums(row, groups.len())?);
+        summary.add(names, row_sums(row, groups.len())?);
     }
     Ok(())
 }

@@ -30,7 +30,7 @@ use tokio::runtime::Handle;
 use self::database::Database;
 use self::grants::PostgresGrants;
 use super::migrate::Schema;
-use super::{Grants, SealedKeys, Store, StoreClose, StoreError};
+use super::{Fsync, Grants, SealedKeys, Store, StoreClose, StoreError};
 use crate::domain::{Clock, Secret};
 
 pub use self::database::{Connector, Messages};
@@ -47,7 +47,7 @@ pub struct PostgresOptions {
     /// The runtime that drives all connections; not one of the data plane.
     pub runtime: Handle,
     /// Whether a commit of the ledger waits for the database's disk.
-    pub fsync: bool,
+    pub fsync: Fsync,
     /// Time.
     pub clock: Arc<dyn Clock>,
 }
@@ -73,12 +73,13 @@ pub fn open(options: &PostgresOptions) -> Result<Store, StoreError> {
         }),
         ledger: Arc::new(ledger::PostgresLedger {
             database: database.clone(),
-            fsync: options.fsync,
+            fsync: options.fsync.clone(),
         }),
         grants: Arc::clone(&grants) as Arc<dyn Grants>,
         health: Arc::new(health::PostgresHealth {
             database: database.clone(),
         }),
+        fsync: options.fsync.clone(),
         schema: Arc::new(schema::PostgresSchema {
             database: database.clone(),
             clock: Arc::clone(&options.clock),

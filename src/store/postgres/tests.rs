@@ -32,7 +32,7 @@ fn options(url: &str, runtime: &Runtime, timeout: Duration) -> PostgresOptions {
         pool_size: 4,
         timeout,
         runtime: runtime.handle().clone(),
-        fsync: false,
+        fsync: crate::store::Fsync::default(),
         clock: SystemClock::shared(),
     }
 }

@@ -349,7 +349,7 @@ fn sum_up(
                 row.get(index)?
             });
         }
-        summary.add(names, &sums(row, groups.len())?);
+        summary.add(names, sums(row, groups.len())?);
     }
     Ok(())
 }

@@ -37,7 +37,7 @@ use self::records::{RecordSettings, Records};
 use self::threads::Threads;
 use super::migrate::Schema;
 use super::state_dir::{LockError, ProcessLock};
-use super::{Grants, SealedKeys, Store, StoreClose, StoreError};
+use super::{Fsync, Grants, SealedKeys, Store, StoreClose, StoreError};
 use crate::domain::Clock;
 
 pub use self::connection::SqliteLocation;
@@ -52,7 +52,7 @@ pub struct SqliteOptions {
     /// How long a caller waits for an answer.
     pub timeout: Duration,
     /// `synchronous=FULL` instead of `NORMAL`.
-    pub fsync: bool,
+    pub fsync: Fsync,
     /// Time.
     pub clock: Arc<dyn Clock>,
 }
@@ -67,7 +67,7 @@ fn open_with_threads(options: &SqliteOptions) -> Result<(Store, Threads), StoreE
     let location = &options.location;
     let settings = ConnectionSettings {
         busy_timeout: options.timeout,
-        fsync: options.fsync,
+        fsync: options.fsync.is_on(),
     };
     let lock = location.path().map(lock_beside).transpose()?;
     let writer = open_writer(location, settings)?;
@@ -92,13 +92,13 @@ fn open_with_threads(options: &SqliteOptions) -> Result<(Store, Threads), StoreE
         .map(|_| records::replay(&writer, &records::paths(&options.state_dir)))
         .transpose()
         .map_err(|failure| failure.named(location.path()))?;
-    let threads = Threads::start(writer, readers, presence, options.timeout)?;
+    let threads = Threads::start(writer, readers, presence, options.timeout, options.fsync.clone())?;
     let records = record_log
         .zip(files.as_ref())
         .map(|(log, files)| {
             let settings = RecordSettings {
                 write_ahead: files.write_ahead.clone(),
-                fsync: options.fsync,
+                fsync: options.fsync.clone(),
                 timeout: options.timeout,
                 clock: Arc::clone(&options.clock),
             };
@@ -130,6 +130,7 @@ fn open_with_threads(options: &SqliteOptions) -> Result<(Store, Threads), StoreE
             records: records.clone(),
         }),
         grants: Arc::clone(&grants) as Arc<dyn Grants>,
+        fsync: options.fsync.clone(),
         health: Arc::new(health::SqliteHealth {
             threads: threads.clone(),
             clock: Arc::clone(&options.clock),

@@ -19,7 +19,7 @@ pub(super) fn options(location: SqliteLocation, state_dir: PathBuf) -> SqliteOpt
         location,
         state_dir,
         timeout: Duration::from_secs(5),
-        fsync: false,
+        fsync: crate::store::Fsync::default(),
         clock: SystemClock::shared(),
     }
 }
@@ -257,5 +257,23 @@ async fn a_database_locked_by_another_program_is_unavailable_within_the_time_out
     );
     other.execute_batch("ROLLBACK").unwrap();
     store.projects.create(&full_project("now")).await.unwrap();
+    store.close().await;
+}
+
+#[tokio::test]
+async fn whether_commits_wait_for_the_disk_changes_while_the_store_is_open() {
+    let (_folder, options) = file_bench();
+    let (store, threads) = super::open_with_threads(&options).unwrap();
+    let level = async || -> i64 {
+        let read =
+            threads.write(|connection| Ok(connection.query_row("PRAGMA synchronous", [], |row| row.get(0))?));
+        read.await.unwrap()
+    };
+    let (normal, full) = (1, 2);
+    assert_eq!(level().await, normal);
+    for (is_on, expected) in [(true, full), (true, full), (false, normal), (true, full)] {
+        store.fsync.set(is_on);
+        assert_eq!(level().await, expected);
+    }
     store.close().await;
 }

@@ -4,6 +4,7 @@
 //! it. Both queues are bounded: a caller waits for a place, and for its answer, at most the store's time-out. A job
 //! whose caller has gone before it began is not done.
 
+use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::failure::Failure;
 use super::presence::Presence;
-use crate::store::StoreError;
+use crate::store::{Fsync, StoreError};
 
 const QUEUE: usize = 1024;
 const BATCH: usize = 256;
@@ -56,6 +57,7 @@ impl Threads {
         readers: Vec<Connection>,
         presence: Option<Arc<Presence>>,
         timeout: Duration,
+        fsync: Fsync,
     ) -> Result<Self, StoreError> {
         let (send, receive) = mpsc::channel(QUEUE);
         let path = presence
@@ -64,6 +66,8 @@ impl Threads {
         let writing = Writer {
             connection: writer,
             presence: presence.clone(),
+            is_full: Cell::new(fsync.is_on()),
+            fsync,
         };
         start_thread("store-writer", move || writing.run(receive))?;
         let readers = if readers.is_empty() {
@@ -269,6 +273,9 @@ fn start_readers(
 struct Writer {
     connection: Connection,
     presence: Option<Arc<Presence>>,
+    fsync: Fsync,
+    /// `PRAGMA synchronous` is `FULL`, and not `NORMAL`.
+    is_full: Cell<bool>,
 }
 
 impl Writer {
@@ -336,6 +343,15 @@ impl Writer {
             presence.check()?;
         }
         self.roll_back();
+        let is_full = self.fsync.is_on();
+        if self.is_full.get() != is_full {
+            self.execute(if is_full {
+                "PRAGMA synchronous = FULL"
+            } else {
+                "PRAGMA synchronous = NORMAL"
+            })?;
+            self.is_full.set(is_full);
+        }
         self.execute("BEGIN IMMEDIATE")
     }
 

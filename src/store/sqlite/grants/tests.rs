@@ -17,7 +17,7 @@ fn options(folder: &Path) -> SqliteOptions {
         location: SqliteLocation::File(folder.join("edge.db")),
         state_dir: folder.to_owned(),
         timeout: std::time::Duration::from_secs(5),
-        fsync: false,
+        fsync: crate::store::Fsync::default(),
         clock: SystemClock::shared(),
     }
 }

@@ -27,8 +27,8 @@ use super::grants::sync_write_ahead;
 use super::ledger::insert;
 use super::threads::{Threads, start_thread};
 use crate::domain::Clock;
-use crate::store::StoreError;
 use crate::store::ledger_columns::RecordColumns;
+use crate::store::{Fsync, StoreError};
 
 const FOLD_EVERY: Duration = Duration::from_secs(1);
 
@@ -71,7 +71,7 @@ pub(super) struct RecordSettings {
     /// SQLite's own log.
     pub write_ahead: PathBuf,
     /// Whether each write waits for the disk.
-    pub fsync: bool,
+    pub fsync: Fsync,
     /// How long a caller waits.
     pub timeout: Duration,
     /// For how long a write took.
@@ -221,7 +221,7 @@ impl Records {
 
 impl Shared {
     fn is_slow(&self) -> bool {
-        self.settings.fsync || self.now() < self.slow_until.load(Ordering::Relaxed)
+        self.settings.fsync.is_on() || self.now() < self.slow_until.load(Ordering::Relaxed)
     }
 
     /// Milliseconds of the monotonic clock.
@@ -234,7 +234,7 @@ impl Shared {
         let began = self.now();
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        let written = state.log.append(lines, self.settings.fsync);
+        let written = state.log.append(lines, self.settings.fsync.is_on());
         written.map_err(|error| of_file(state.log.path(), &error))?;
         state.fresh.extend(rows);
         let waits = state.fresh.len();
@@ -335,9 +335,13 @@ impl Shared {
             }
             receive.recv().map_err(|_| ended())??;
         }
-        // WHY: it may not be there, after a checkpoint that emptied it: then nothing of it is left to sync
-        let _ = sync_write_ahead(&self.settings.write_ahead);
-        Ok(())
+        match sync_write_ahead(&self.settings.write_ahead) {
+            Err(error) if self.settings.fsync.is_on() && error.kind() != io::ErrorKind::NotFound => {
+                Err(of_file(&self.settings.write_ahead, &error))
+            }
+            // a log that is not there was emptied by a checkpoint, which synced it
+            _ => Ok(()),
+        }
     }
 }
 

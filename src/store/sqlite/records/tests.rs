@@ -24,7 +24,7 @@ fn options(folder: &Path) -> SqliteOptions {
         location: SqliteLocation::File(folder.join("edge.db")),
         state_dir: folder.to_owned(),
         timeout: Duration::from_millis(1500),
-        fsync: false,
+        fsync: crate::store::Fsync::default(),
         clock: SystemClock::shared(),
     }
 }
