@@ -129,20 +129,7 @@ impl EdgeProxy {
         let origin = client.origin();
         let framing = Framing::of(upstream_head, client.request_head().method == http::Method::HEAD);
         let streamed = is_event_stream(upstream_head) && framing != Framing::Empty;
-        let mut events = match delivery.kind.filter(|_| streamed) {
-            Some(kind) if !is_encoded(&upstream_head.headers) => {
-                Some(EventRelay::new(kind, delivery.choices, delivery.only_we_asked))
-            }
-            Some(kind) => Decoder::of(&upstream_head.headers)
-                .map(|decoder| EventRelay::encoded(kind, delivery.choices, decoder)),
-            None => None,
-        };
-        if events.is_none()
-            && is_encoded(&upstream_head.headers)
-            && let Some(meter) = ctx.bill.meter()
-        {
-            meter.decode(Decoder::of(&upstream_head.headers));
-        }
+        let mut events = watched(ctx, upstream_head, &delivery, streamed);
         let mut head = match answer_head(upstream_head, delivery.rules) {
             Ok(head) => head,
             Err(error) => return Delivered::Broken(error),
@@ -302,6 +289,30 @@ impl EdgeProxy {
         {
             self.cache
                 .invalidate(caller.project_id, &path.path, head.uri.query());
+        }
+    }
+}
+
+/// How the events of the answer are watched, if it is a stream; and how its body is read if it comes encoded.
+fn watched(
+    ctx: &mut RequestCtx,
+    head: &ResponseHeader,
+    delivery: &Delivery<'_>,
+    streamed: bool,
+) -> Option<EventRelay> {
+    let encoded = is_encoded(&head.headers);
+    let kind = delivery.kind.filter(|_| streamed);
+    if !encoded {
+        return kind.map(|kind| EventRelay::new(kind, delivery.choices, delivery.only_we_asked));
+    }
+    let decoder = Decoder::of(&head.headers);
+    match (kind, decoder) {
+        (Some(kind), Some(decoder)) => Some(EventRelay::encoded(kind, delivery.choices, decoder)),
+        (_, decoder) => {
+            if let Some(meter) = ctx.bill.meter() {
+                meter.decode(decoder);
+            }
+            None
         }
     }
 }

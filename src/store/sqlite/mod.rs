@@ -33,7 +33,7 @@ use parking_lot::Mutex;
 use self::connection::{ConnectionSettings, open_reader, open_writer};
 use self::grants::{GrantFiles, GrantSettings, SqliteGrants};
 use self::presence::Presence;
-use self::records::{RecordSettings, Records};
+use self::records::{RecordLog, RecordSettings, Records};
 use self::threads::Threads;
 use super::migrate::Schema;
 use super::state_dir::{LockError, ProcessLock};
@@ -93,18 +93,10 @@ fn open_with_threads(options: &SqliteOptions) -> Result<(Store, Threads), StoreE
         .transpose()
         .map_err(|failure| failure.named(location.path()))?;
     let threads = Threads::start(writer, readers, presence, options.timeout, options.fsync.clone())?;
-    let records = record_log
-        .zip(files.as_ref())
-        .map(|(log, files)| {
-            let settings = RecordSettings {
-                write_ahead: files.write_ahead.clone(),
-                fsync: options.fsync.clone(),
-                timeout: options.timeout,
-                clock: Arc::clone(&options.clock),
-            };
-            Records::start(log, threads.clone(), settings)
-        })
-        .transpose()?;
+    let records = match (record_log, &files) {
+        (Some(log), Some(files)) => Some(start_records(log, threads.clone(), options, files)?),
+        _ => None,
+    };
     let settings = GrantSettings {
         files,
         timeout: options.timeout,
@@ -146,6 +138,21 @@ fn open_with_threads(options: &SqliteOptions) -> Result<(Store, Threads), StoreE
         }),
     };
     Ok((store, threads))
+}
+
+fn start_records(
+    log: RecordLog,
+    threads: Threads,
+    options: &SqliteOptions,
+    files: &GrantFiles,
+) -> Result<Records, StoreError> {
+    let settings = RecordSettings {
+        write_ahead: files.write_ahead.clone(),
+        fsync: options.fsync.clone(),
+        timeout: options.timeout,
+        clock: Arc::clone(&options.clock),
+    };
+    Records::start(log, threads, settings)
 }
 
 /// The schema alone, for `migrate up` and `migrate status` while no server runs.

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::{Notify, oneshot};
 
-use self::files::{RecordLog, write_line};
+use self::files::write_line;
 use super::failure::{Failure, of_file};
 use super::grants::sync_write_ahead;
 use super::ledger::insert;
@@ -48,7 +48,7 @@ const SLOW_FOR_MILLIS: u64 = 60_000;
 /// What a line mostly has.
 const LINE_BYTES: usize = 1024;
 
-pub(super) use self::files::paths;
+pub(super) use self::files::{RecordLog, paths};
 
 enum Message {
     /// Also: there are many.
