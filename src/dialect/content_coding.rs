@@ -217,6 +217,27 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_junk_breaks_it(
+            coding in proptest::sample::select(vec!["gzip", "deflate", "br", "zstd"]),
+            at in proptest::collection::vec((0usize..2000, proptest::num::u8::ANY), 0..20),
+            size in 1usize..300,
+        ) {
+            let mut bytes = encoded(coding, &text()[..4000]);
+            for (at, byte) in at {
+                let at = at % bytes.len();
+                bytes[at] = byte;
+            }
+            let mut decoder = decoder(coding).unwrap();
+            for piece in bytes.chunks(size) {
+                if decoder.push(piece).is_none() {
+                    break;
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_text_that_is_too_long_is_not_read_on() {
         // compresses by half, so that only the length in all is reached

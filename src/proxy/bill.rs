@@ -283,12 +283,13 @@ pub(super) fn find_price<'a>(
     dialect: Dialect,
     model: Option<&str>,
 ) -> Option<&'a ModelPrice> {
-    ctx.snapshot.settings.prices.prices.find(Priced {
+    let price = ctx.snapshot.settings.prices.prices.find(Priced {
         public: asked,
         provider,
         family: family(dialect),
         model: model.unwrap_or(asked),
-    })
+    });
+    price.filter(|price| media::fits(ctx, price))
 }
 
 fn attempt_record(ctx: &RequestCtx, attempt: &Asked, metered: Metered) -> AttemptRecord {

@@ -4,14 +4,17 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
-use super::body::RequestBody;
+use super::body::{RequestBody, Understood};
 use super::ctx::RequestCtx;
 use crate::dialect::paths::{Family, Inference};
-use crate::domain::MediaUsage;
+use crate::domain::{MediaUsage, ModelPrice, PerMillion};
 use crate::metering::Meter;
 
 /// Bytes of a millisecond of sound, where a provider does not say how long it was: 64 kbit/s.
 const BYTES_A_MILLI: u64 = 8;
+
+/// Pictures that one request may ask for at OpenAI.
+const MOST_IMAGES: u64 = 10;
 
 enum Media {
     /// Pictures are made.
@@ -32,6 +35,19 @@ impl Media {
             _ => None,
         }
     }
+}
+
+/// Whether the price has one for what requests of this path use. A model that costs something by the picture alone has
+/// none for a chat.
+pub(super) fn fits(ctx: &RequestCtx, price: &ModelPrice) -> bool {
+    let costs = |price: PerMillion| price != PerMillion::default();
+    let by_media = match Media::of(ctx) {
+        None => false,
+        Some(Media::Made) => costs(price.image),
+        Some(Media::Listened) => costs(price.audio_minute),
+        Some(Media::Spoken) => costs(price.character),
+    };
+    by_media || !price.has_free_tokens() || price.is_free()
 }
 
 /// What the provider told of it, and what was certainly asked for.
@@ -76,11 +92,14 @@ pub(super) fn bound(ctx: &RequestCtx, answers: u64) -> (MediaUsage, bool) {
     match Media::of(ctx) {
         None => (none, true),
         Some(Media::Made) => {
+            // how many a form asks for is not read
+            let is_form =
+                matches!(&ctx.body, RequestBody::Held(held) if matches!(held.facts, Understood::Form(_)));
             let images = MediaUsage {
-                images: answers.max(1),
+                images: if is_form { MOST_IMAGES } else { answers.max(1) },
                 ..none
             };
-            (images, true)
+            (images, !is_form)
         }
         // 8 kbit/s is the least that speech is written in
         Some(Media::Listened) => {

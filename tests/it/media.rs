@@ -204,6 +204,15 @@ fn a_budget_holds_for_what_is_paid_by_the_piece() {
             .body(vec![1; 10]),
     );
     say("short").expect(200);
+    // a picture's price is none for a chat, nor a minute's for a picture
+    let chat = json!({"model": "painter", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]});
+    user.post("/v1/chat/completions", chat)
+        .refused(400, "price_unknown");
+    user.post(
+        "/v1/images/generations",
+        json!({"model": "listener", "prompt": "a fox"}),
+    )
+    .refused(400, "price_unknown");
     // nobody knows how long a sound is: the first may go beyond, none after it
     let user = edge.token(budget(0.001));
     provider.next(Reply::json(
