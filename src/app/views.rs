@@ -127,6 +127,8 @@ impl ModelView for CatalogueView {
                 strategy: match model.strategy {
                     Strategy::Weighted => "weighted".to_owned(),
                     Strategy::Priority => "priority".to_owned(),
+                    Strategy::LeastBusy => "least_busy".to_owned(),
+                    Strategy::LowestLatency => "lowest_latency".to_owned(),
                 },
                 context_window: model.context_window,
                 max_output_tokens: model.max_output_tokens,

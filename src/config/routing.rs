@@ -31,7 +31,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "models.<name>.strategy",
         "weighted",
-        "`weighted` or `priority` (later `least_busy`, `lowest_latency`).",
+        "`weighted`; `priority`: the lowest number, equals by weight; `least_busy`: fewest attempts under way for its weight; `lowest_latency`: first answers soonest.",
     ),
     Key::new(
         "models.<name>.fallbacks",
@@ -133,6 +133,10 @@ pub enum Strategy {
     Weighted,
     /// Lowest priority number first, equal ones by weight.
     Priority,
+    /// Fewest attempts under way for its weight.
+    LeastBusy,
+    /// Shortest time to the first byte of an answer.
+    LowestLatency,
 }
 
 /// `unknown_models`.
@@ -232,8 +236,13 @@ impl ModelSettings {
             strategy: section.choice(
                 "strategy",
                 Strategy::Weighted,
-                &[("weighted", Strategy::Weighted), ("priority", Strategy::Priority)],
-                &["least_busy", "lowest_latency"],
+                &[
+                    ("weighted", Strategy::Weighted),
+                    ("priority", Strategy::Priority),
+                    ("least_busy", Strategy::LeastBusy),
+                    ("lowest_latency", Strategy::LowestLatency),
+                ],
+                &[],
             ),
             context_window: section.optional_number("context_window", 1..=MOST_TOKENS),
             max_output_tokens: section.optional_number("max_output_tokens", 1..=MOST_TOKENS),

@@ -1,13 +1,14 @@
 //! In which order the targets of one request are tried.
 
 use std::cmp::Reverse;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::config::Strategy;
 
 /// What the choice knows of a target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Candidate {
     /// Share among equals; 0 = only when the others fail.
     pub weight: u32,
@@ -15,22 +16,43 @@ pub struct Candidate {
     pub priority: u32,
     /// Whether its rules and its breaker let the request through.
     pub available: bool,
+    /// Attempts under way.
+    pub in_flight: u32,
+    /// Time to the first byte of its answers, of late; `None`: it has not answered yet.
+    pub latency: Option<Duration>,
 }
 
+/// One of so many turns goes by weight whatever `lowest_latency` knows: a target that was slow may be fast again, and only
+/// an answer can tell.
+const EXPLORE_EVERY: u64 = 20;
+
 /// Turns through the targets of one model so that each gets exactly its share (smooth weighted round-robin:
-/// of a cycle of weights 5, 1, 1 the order is `a a b a c a a`, not five times `a` in a row).
+/// of a cycle of weights 5, 1, 1 the order is `a a b a c a a`, not five times `a` in a row). Strategies say which targets
+/// are equals; among those it is turned.
 #[derive(Debug)]
 pub struct Wheel {
     strategy: Strategy,
-    credit: Mutex<Vec<i64>>,
+    turns: Mutex<Turns>,
 }
+
+#[derive(Debug)]
+struct Turns {
+    credit: Vec<i64>,
+    count: u64,
+}
+
+/// What comes first: the smaller. Equals share.
+type Rank = (bool, u64);
 
 impl Wheel {
     /// A wheel for `targets` targets.
     pub fn new(strategy: Strategy, targets: usize) -> Self {
         Self {
             strategy,
-            credit: Mutex::new(vec![0; targets]),
+            turns: Mutex::new(Turns {
+                credit: vec![0; targets],
+                count: 0,
+            }),
         }
     }
 
@@ -43,13 +65,11 @@ impl Wheel {
         if order.len() < 2 {
             return order;
         }
-        let by_priority = self.strategy == Strategy::Priority;
-        let rank = |index: usize| {
-            let candidate = candidates[index];
-            let priority = if by_priority { candidate.priority } else { 0 };
-            (priority, candidate.weight == 0)
-        };
-        let mut credit = self.credit.lock();
+        let mut turns = self.turns.lock();
+        turns.count = turns.count.wrapping_add(1);
+        let explores = turns.count.is_multiple_of(EXPLORE_EVERY);
+        let rank = |index: usize| self.rank(&candidates[index], explores);
+        let credit = &mut turns.credit;
         credit.resize(candidates.len(), 0);
         let first_rank = order.iter().map(|&index| rank(index)).min();
         let group = order
@@ -69,6 +89,33 @@ impl Wheel {
         order.sort_by_key(|&index| (Some(index) != turn, rank(index), Reverse(credit[index]), index));
         order
     }
+
+    fn rank(&self, candidate: &Candidate, explores: bool) -> Rank {
+        let stands_in = candidate.weight == 0;
+        match self.strategy {
+            Strategy::Weighted => (stands_in, 0),
+            // a priority stands above what only stands in
+            Strategy::Priority => (false, u64::from(candidate.priority) * 2 + u64::from(stands_in)),
+            Strategy::LeastBusy => (stands_in, busyness(candidate)),
+            Strategy::LowestLatency if explores => (stands_in, 0),
+            Strategy::LowestLatency => (stands_in, slowness(candidate)),
+        }
+    }
+}
+
+/// Attempts under way and this one, for its weight, in thousandths.
+fn busyness(candidate: &Candidate) -> u64 {
+    (u64::from(candidate.in_flight) + 1) * 1000 / u64::from(candidate.weight.max(1))
+}
+
+/// Milliseconds to the first byte, for nobody notices less. Who has not answered yet is asked at once, but by one request
+/// at a time.
+fn slowness(candidate: &Candidate) -> u64 {
+    match candidate.latency {
+        Some(latency) => u64::try_from(latency.as_millis()).unwrap_or(u64::MAX / 2).max(1),
+        None if candidate.in_flight == 0 => 0,
+        None => u64::MAX / 2,
+    }
 }
 
 #[cfg(test)]
@@ -80,7 +127,106 @@ mod tests {
             weight,
             priority,
             available: true,
+            ..Candidate::default()
         }
+    }
+
+    fn busy(weight: u32, in_flight: u32) -> Candidate {
+        Candidate {
+            in_flight,
+            ..candidate(weight, 0)
+        }
+    }
+
+    fn slow(millis: Option<u64>, in_flight: u32) -> Candidate {
+        Candidate {
+            latency: millis.map(Duration::from_millis),
+            ..busy(1, in_flight)
+        }
+    }
+
+    #[test]
+    fn the_least_busy_for_its_weight_comes_first() {
+        let table: [(&[Candidate], &[usize]); 6] = [
+            (&[busy(1, 3), busy(1, 1), busy(1, 2)], &[1, 2, 0]),
+            (&[busy(1, 2), busy(3, 5)], &[1, 0]),
+            (&[busy(1, 1), busy(3, 6)], &[0, 1]),
+            (&[busy(0, 0), busy(1, 900)], &[1, 0]),
+            (&[busy(0, 5), busy(0, 2)], &[1, 0]),
+            (
+                &[
+                    Candidate {
+                        available: false,
+                        ..busy(1, 0)
+                    },
+                    busy(1, 7),
+                ],
+                &[1],
+            ),
+        ];
+        for (candidates, order) in table {
+            let wheel = Wheel::new(Strategy::LeastBusy, candidates.len());
+            assert_eq!(wheel.order(candidates), order, "{candidates:?}");
+        }
+        let wheel = Wheel::new(Strategy::LeastBusy, 2);
+        let idle = [busy(3, 2), busy(1, 0)];
+        assert_eq!(
+            firsts(&wheel, &idle, 8).iter().filter(|&&turn| turn == 0).count(),
+            6,
+            "equals share"
+        );
+    }
+
+    #[test]
+    fn the_fastest_comes_first_and_the_others_are_looked_at() {
+        let wheel = Wheel::new(Strategy::LowestLatency, 3);
+        let known = [slow(Some(300), 0), slow(Some(100), 50), slow(Some(200), 0)];
+        let turns = firsts(&wheel, &known, 600);
+        let share = |target| turns.iter().filter(|&&turn| turn == target).count();
+        assert_eq!(share(0) + share(1) + share(2), 600);
+        assert!(
+            share(1) >= 570 && share(0) >= 8 && share(2) >= 8,
+            "{} {} {}",
+            share(0),
+            share(1),
+            share(2)
+        );
+        assert_eq!(wheel.order(&known), [1, 2, 0]);
+        let table: [(&[Candidate], &[usize]); 4] = [
+            (&[slow(Some(1), 0), slow(None, 0)], &[1, 0]),
+            (&[slow(Some(900), 0), slow(None, 1)], &[0, 1]),
+            (
+                &[
+                    slow(Some(500), 0),
+                    Candidate {
+                        weight: 0,
+                        ..slow(Some(1), 0)
+                    },
+                ],
+                &[0, 1],
+            ),
+            (
+                &[
+                    slow(Some(5), 0),
+                    Candidate {
+                        available: false,
+                        ..slow(Some(1), 0)
+                    },
+                ],
+                &[0],
+            ),
+        ];
+        for (candidates, order) in table {
+            let wheel = Wheel::new(Strategy::LowestLatency, candidates.len());
+            assert_eq!(wheel.order(candidates), order, "{candidates:?}");
+        }
+        let unknown = [slow(None, 1), slow(None, 2)];
+        let wheel = Wheel::new(Strategy::LowestLatency, 2);
+        assert_eq!(
+            firsts(&wheel, &unknown, 4),
+            [0, 1, 0, 1],
+            "all unknown and asked: by weight"
+        );
     }
 
     fn firsts(wheel: &Wheel, candidates: &[Candidate], turns: usize) -> Vec<usize> {

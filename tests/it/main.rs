@@ -97,6 +97,7 @@ mod several_providers;
 #[cfg(test)]
 mod stores_in_trouble;
 #[cfg(test)]
+mod strategies;
 mod streaming;
 #[cfg(test)]
 mod timeouts;

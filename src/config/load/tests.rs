@@ -287,7 +287,6 @@ fn values_that_say_off_are_accepted_and_listed() {
     for yaml in [
         "events: {bus: redis-streams}",
         "models: {m: {targets: [{provider: openai, model: x}], fallbacks: [y]}}",
-        "models: {m: {targets: [{provider: openai, model: x}], strategy: least_busy}}",
         "providers: {openai: {api_keys: [a, b]}}",
         "providers: {openai: {max_concurrency: 5}}",
         "server: {listen: 'unix:/run/x'}",

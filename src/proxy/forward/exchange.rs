@@ -128,9 +128,13 @@ impl EdgeProxy {
         if matches!(body, AttemptBody::Streamed) {
             ctx.outcome.bytes_in = upload.sent_bytes;
         }
-        ctx.outcome.served.waited += self.clock.monotonic().saturating_sub(before);
+        let waited = self.clock.monotonic().saturating_sub(before);
+        ctx.outcome.served.waited += waited;
         match sent {
             Ok(answer) => {
+                if answer.status.is_success() {
+                    permit.answered_after(waited);
+                }
                 ctx.outcome.served.head_at = Some(self.clock.now());
                 self.judge(
                     ctx,

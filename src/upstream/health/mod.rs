@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -42,6 +42,8 @@ pub struct Breaker {
     in_flight: AtomicU32,
     /// False while closed without failures: then nobody needs the lock.
     disturbed: AtomicBool,
+    /// Microseconds to the first byte, of late; 0: no answer yet.
+    latency: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -68,6 +70,7 @@ impl Breaker {
             key,
             in_flight: AtomicU32::new(0),
             disturbed: AtomicBool::new(false),
+            latency: AtomicU64::new(0),
             state: Mutex::new(State::Closed { failures: 0 }),
         }
     }
@@ -108,6 +111,28 @@ impl Breaker {
     /// Attempts that run now.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Time to the first byte of its answers: the newest counts a fifth. `None`: it has not answered yet.
+    pub fn latency(&self) -> Option<Duration> {
+        match self.latency.load(Ordering::Relaxed) {
+            0 => None,
+            micros => Some(Duration::from_micros(micros)),
+        }
+    }
+
+    // two at once may lose one of both
+    fn answered_after(&self, latency: Duration) {
+        let newest = u64::try_from(latency.as_micros())
+            .unwrap_or(u64::MAX / 5)
+            .clamp(1, u64::MAX / 5);
+        let before = self.latency.load(Ordering::Relaxed);
+        let now = if before == 0 {
+            newest
+        } else {
+            (before / 5 * 4 + before % 5 * 4 / 5 + newest / 5).max(1)
+        };
+        self.latency.store(now, Ordering::Relaxed);
     }
 
     /// What operators see.
@@ -221,6 +246,11 @@ pub struct Permit {
 }
 
 impl Permit {
+    /// The first byte of a good answer came after so long.
+    pub fn answered_after(&self, latency: Duration) {
+        self.breaker.answered_after(latency);
+    }
+
     /// The target answered. Judge as soon as the head is there: a stream may take minutes.
     pub fn succeeded(&mut self) {
         if !std::mem::replace(&mut self.judged, true) {

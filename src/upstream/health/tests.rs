@@ -165,3 +165,22 @@ fn breakers_of_models_that_clients_invent_are_bounded() {
     ));
     assert!(registry.snapshot(seconds(0)).is_empty());
 }
+
+#[test]
+fn latency_follows_the_newest_answers() {
+    let breaker = breaker();
+    assert_eq!(breaker.latency(), None);
+    let permit = breaker.admit(seconds(0), &COOLDOWN).unwrap();
+    permit.answered_after(Duration::from_millis(100));
+    assert_eq!(breaker.latency(), Some(Duration::from_millis(100)));
+    permit.answered_after(Duration::from_millis(200));
+    assert_eq!(breaker.latency(), Some(Duration::from_millis(120)));
+    for _ in 0..40 {
+        permit.answered_after(Duration::from_millis(10));
+    }
+    let settled = breaker.latency().unwrap();
+    assert!((9..12).contains(&settled.as_millis()), "{settled:?}");
+    permit.answered_after(Duration::ZERO);
+    permit.answered_after(Duration::MAX);
+    assert!(breaker.latency().is_some());
+}

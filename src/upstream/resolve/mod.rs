@@ -311,6 +311,8 @@ impl Route {
                         priority: target.priority,
                         available: refused.is_none()
                             && target.breaker.closed_for(now, &self.cooldown).is_none(),
+                        in_flight: target.breaker.in_flight(),
+                        latency: target.breaker.latency(),
                     })
                     .collect();
                 model.wheel.order(&candidates)
