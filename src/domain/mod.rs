@@ -18,6 +18,7 @@ pub mod project;
 pub mod provider_dialect;
 pub mod secret;
 pub mod spawn;
+pub mod together;
 pub mod token;
 pub mod usage;
 

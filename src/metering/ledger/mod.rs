@@ -171,8 +171,7 @@ impl Ledger {
             return;
         }
         let (done, safe) = (durability == Durability::Strict).then(oneshot::channel).unzip();
-        let entry = Entry { record, opened, done };
-        if self.gather.push(entry).await.is_err() {
+        if self.gather.push(Entry { record, opened }, done).await.is_err() {
             log::error!("a usage record came after the ledger had ended");
             return;
         }
@@ -187,12 +186,7 @@ impl Ledger {
         if self.shared.settings.load().durability == Durability::Off && opened.is_none() {
             return;
         }
-        let entry = Entry {
-            record,
-            opened,
-            done: None,
-        };
-        if self.gather.offer(entry).is_err() {
+        if self.gather.offer(Entry { record, opened }).is_err() {
             log::error!(
                 "the usage record of a request that was cut is lost: the ledger's queue is full or has ended"
             );
@@ -268,7 +262,6 @@ impl Shared {
                         for entry in group.entries {
                             records.push(entry.record);
                             closing.extend(entry.opened);
-                            waiting.extend(entry.done);
                         }
                         waiting.extend(group.done);
                     }

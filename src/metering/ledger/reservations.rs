@@ -17,6 +17,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use crate::domain::together::Together;
 use crate::domain::{
     AttemptRecord, NanoUsd, ProjectId, RecordId, Timestamp, TokenId, TokenUsage, UsageRecord,
 };
@@ -116,12 +117,14 @@ impl Drop for Opened {
 #[derive(Debug)]
 enum Message {
     Open {
-        record_id: RecordId,
-        line: String,
-        written: oneshot::Sender<Result<(), String>>,
+        lines: Vec<(RecordId, String)>,
+        written: Option<Written>,
     },
     Close(RecordId),
 }
+
+/// Hears whether all lines of a message were written.
+type Written = oneshot::Sender<Result<(), String>>;
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Line {
@@ -142,9 +145,9 @@ enum Line {
 }
 
 /// The way to the thread that writes. The queue is as bounded as requests under way are: each waits for its line.
-#[derive(Debug)]
 pub(super) struct Reservations {
     log: Sender<Message>,
+    together: Together<(RecordId, String), Result<(), String>>,
     path: PathBuf,
 }
 
@@ -191,7 +194,13 @@ impl Reservations {
             // whoever reserves is told: nobody answers
             log::error!("the thread of reservations did not start: {error}");
         }
-        (Self { log, path }, left)
+        let way = log.clone();
+        let together = Together::new(move |lines, written| {
+            // an error: the thread has ended, and who waits hears of it by the sender that is dropped
+            let _ = way.send(Message::Open { lines, written });
+        });
+        let own = Self { log, together, path };
+        (own, left)
     }
 
     /// Writes down what a request has reserved; it may leave afterwards.
@@ -207,23 +216,15 @@ impl Reservations {
 
     /// Writes down what a request has reserved now, in the place of what it had.
     pub(super) async fn write(&self, reserved: Reserved) -> Result<(), NotWritten> {
-        let (written, answer) = oneshot::channel();
-        let message = Message::Open {
-            record_id: reserved.record_id,
-            line: line_of(reserved),
-            written,
-        };
+        let line = (reserved.record_id, line_of(reserved));
         let not_written = |why: &str| NotWritten {
             path: self.path.display().to_string(),
             why: why.to_owned(),
         };
-        self.log
-            .send(message)
-            .map_err(|_| not_written("its thread has ended"))?;
-        match tokio::time::timeout(PATIENCE, answer).await {
-            Ok(Ok(Ok(()))) => Ok(()),
-            Ok(Ok(Err(why))) => Err(not_written(&why)),
-            Ok(Err(_)) => Err(not_written("its thread has ended")),
+        match tokio::time::timeout(PATIENCE, self.together.ask(line)).await {
+            Ok(Some(Ok(()))) => Ok(()),
+            Ok(Some(Err(why))) => Err(not_written(&why)),
+            Ok(None) => Err(not_written("its thread has ended")),
             Err(_) => Err(not_written(&format!("it took longer than {PATIENCE:?}"))),
         }
     }
@@ -381,8 +382,13 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-/// Somebody who waits for a line.
-type Waiting = (RecordId, String, oneshot::Sender<Result<(), String>>);
+/// Lines on their way to the file, and who waits for them.
+#[derive(Default)]
+struct Coming {
+    lines: Vec<(RecordId, String)>,
+    waiting: Vec<Written>,
+    closed: Vec<RecordId>,
+}
 
 /// The thread's state.
 struct Writer {
@@ -398,12 +404,12 @@ impl Writer {
     fn run(mut self, messages: &Receiver<Message>) {
         let mut lines = String::new();
         while let Ok(first) = messages.recv() {
-            let mut waiting = Vec::new();
+            let mut coming = Coming::default();
             lines.clear();
             let mut next = Some(first);
             let mut count = 0;
             while let Some(message) = next {
-                self.take(message, &mut lines, &mut waiting);
+                self.take(message, &mut lines, &mut coming);
                 count += 1;
                 next = if count < BATCH {
                     messages.try_recv().ok()
@@ -411,11 +417,15 @@ impl Writer {
                     None
                 };
             }
-            let result = self.write(lines.as_bytes(), !waiting.is_empty());
-            for (record_id, line, written) in waiting {
-                if result.is_ok() {
-                    self.open.insert(record_id, line);
-                }
+            let result = self.write(lines.as_bytes(), !coming.waiting.is_empty());
+            if result.is_ok() {
+                self.open.extend(coming.lines);
+            }
+            // opened and closed within one batch is nothing to keep
+            for record_id in coming.closed {
+                self.open.remove(&record_id);
+            }
+            for written in coming.waiting {
                 // who has left closes what it opened
                 let _ = written.send(result.clone());
             }
@@ -423,20 +433,20 @@ impl Writer {
         }
     }
 
-    fn take(&mut self, message: Message, lines: &mut String, waiting: &mut Vec<Waiting>) {
+    fn take(&mut self, message: Message, lines: &mut String, coming: &mut Coming) {
         match message {
             Message::Open {
-                record_id,
-                line,
+                lines: opened,
                 written,
             } => {
-                lines.push_str(&line);
-                waiting.push((record_id, line, written));
+                for (_, line) in &opened {
+                    lines.push_str(line);
+                }
+                coming.lines.extend(opened);
+                coming.waiting.extend(written);
             }
             Message::Close(record_id) => {
-                self.open.remove(&record_id);
-                // opened and closed within one batch
-                waiting.retain(|(waits, _, _)| *waits != record_id);
+                coming.closed.push(record_id);
                 lines.push_str(&in_json(&Line::Close(record_id.to_string())));
             }
         }
