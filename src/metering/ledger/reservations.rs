@@ -390,6 +390,27 @@ struct Coming {
     closed: Vec<RecordId>,
 }
 
+impl Coming {
+    fn take(&mut self, message: Message, lines: &mut String) {
+        match message {
+            Message::Open {
+                lines: opened,
+                written,
+            } => {
+                for (_, line) in &opened {
+                    lines.push_str(line);
+                }
+                self.lines.extend(opened);
+                self.waiting.extend(written);
+            }
+            Message::Close(record_id) => {
+                self.closed.push(record_id);
+                lines.push_str(&in_json(&Line::Close(record_id.to_string())));
+            }
+        }
+    }
+}
+
 /// The thread's state.
 struct Writer {
     path: PathBuf,
@@ -409,7 +430,7 @@ impl Writer {
             let mut next = Some(first);
             let mut count = 0;
             while let Some(message) = next {
-                self.take(message, &mut lines, &mut coming);
+                coming.take(message, &mut lines);
                 count += 1;
                 next = if count < BATCH {
                     messages.try_recv().ok()
@@ -430,25 +451,6 @@ impl Writer {
                 let _ = written.send(result.clone());
             }
             self.rewrite();
-        }
-    }
-
-    fn take(&mut self, message: Message, lines: &mut String, coming: &mut Coming) {
-        match message {
-            Message::Open {
-                lines: opened,
-                written,
-            } => {
-                for (_, line) in &opened {
-                    lines.push_str(line);
-                }
-                coming.lines.extend(opened);
-                coming.waiting.extend(written);
-            }
-            Message::Close(record_id) => {
-                coming.closed.push(record_id);
-                lines.push_str(&in_json(&Line::Close(record_id.to_string())));
-            }
         }
     }
 

@@ -132,9 +132,6 @@ impl EdgeProxy {
         ctx.outcome.served.waited += waited;
         match sent {
             Ok(answer) => {
-                if answer.status.is_success() {
-                    permit.answered_after(waited);
-                }
                 ctx.outcome.served.head_at = Some(self.clock.now());
                 self.judge(
                     ctx,
@@ -146,6 +143,7 @@ impl EdgeProxy {
                         head: answer,
                         owner,
                         only_we_asked,
+                        waited,
                     },
                     permit,
                 )
@@ -193,6 +191,24 @@ impl EdgeProxy {
         }
     }
 
+    /// What an answer's status says of the target that gave it.
+    fn judge_target(
+        &self,
+        ctx: &RequestCtx,
+        permit: &mut Permit,
+        status: http::StatusCode,
+        waited: std::time::Duration,
+    ) {
+        if AttemptFailure::Status(status.as_u16()).counts_against_target() {
+            permit.failed(self.clock.monotonic(), &ctx.snapshot.catalogue.cooldown);
+            return;
+        }
+        permit.succeeded();
+        if status.is_success() {
+            permit.answered_after(waited);
+        }
+    }
+
     /// The head is there: is it an answer for the client, or about our key, or for another target?
     async fn judge(
         &self,
@@ -208,16 +224,12 @@ impl EdgeProxy {
             head,
             owner,
             only_we_asked,
+            waited,
         } = answer;
         let provider = &exchange.target.provider;
         let status = head.status.as_u16();
         ctx.bill.answered(status);
-        let verdict = AttemptFailure::Status(status);
-        if verdict.counts_against_target() {
-            permit.failed(self.clock.monotonic(), &ctx.snapshot.catalogue.cooldown);
-        } else {
-            permit.succeeded();
-        }
+        self.judge_target(ctx, permit, head.status, waited);
         let silence = ctx.snapshot.settings.server.stream_idle_timeout;
         let mut read_ahead = None;
         if status == 401 || status == 403 {
@@ -404,6 +416,8 @@ struct Answer<'a> {
     head: ResponseHeader,
     owner: KeyOwner,
     only_we_asked: bool,
+    /// From the attempt's beginning to its head.
+    waited: std::time::Duration,
 }
 
 /// Reads an error body, as far as it is needed to know whose error it is.

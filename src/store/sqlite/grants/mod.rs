@@ -6,6 +6,8 @@
 //! The log is synced to the disk within 100 ms of a write, and emptied only after the database's own log was synced.
 //! While the database is away, tokens whose counter is known go on; the log is rewritten as sums when it grows.
 
+mod message;
+
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Weak};
@@ -15,10 +17,12 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use tokio::sync::oneshot;
 
+use self::message::{Answer, Message, Take, Taken, Ticket};
 use super::failure::{Failure, of_file};
 use super::grant_counters::{Base, Counters, Verdict};
 use super::grant_log::{GrantLog, GrantRecord};
 use super::threads::{Threads, start_thread};
+use crate::domain::together::Together;
 use crate::domain::{Clock, TokenId};
 use crate::store::columns::signed;
 use crate::store::{GrantOutcome, Grants, StoreError};
@@ -38,47 +42,10 @@ const SET_FOLDED: &str = "UPDATE grant_folds SET sequence = ?1 WHERE id = 1";
 const ADD: &str =
     "UPDATE tokens SET request_count = MAX(0, request_count + ?2) WHERE id = ?1 RETURNING request_count";
 
-enum Message {
-    Take {
-        token: TokenId,
-        cap: u64,
-        base: Option<Base>,
-        reply: oneshot::Sender<Taken>,
-    },
-    GiveBack(TokenId),
-    Fold {
-        also: Option<TokenId>,
-        done: oneshot::Sender<Result<(), StoreError>>,
-    },
-    Folded(Result<Vec<(TokenId, u64)>, StoreError>),
-    Stop(oneshot::Sender<()>),
-}
-
-enum Taken {
-    Granted(Ticket),
-    Exhausted,
-    Unknown { epoch: u64 },
-    Failed(StoreError),
-}
-
-/// A grant on its way to the caller; if the caller has gone it returns by itself.
-struct Ticket {
-    token: TokenId,
-    back: Option<Arc<SyncSender<Message>>>,
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if let Some(back) = self.back.take() {
-            // A full queue loses the grant, which is allowed.
-            let _ = back.try_send(Message::GiveBack(self.token));
-        }
-    }
-}
-
 /// Grants of this process.
 pub(super) struct SqliteGrants {
     queue: Arc<SyncSender<Message>>,
+    takes: Together<Take, ()>,
     threads: Threads,
     timeout: Duration,
 }
@@ -205,10 +172,18 @@ impl SqliteGrants {
             settings,
             sync,
         };
+        let way = Arc::downgrade(&queue);
+        let takes = Together::new(move |takes, done| {
+            if let Some(queue) = way.upgrade() {
+                // a full queue: who waits hears that nobody answers
+                let _ = queue.try_send(Message::Take { takes, done });
+            }
+        });
         start_thread("grants", move || keeper.run(&receive))?;
         start_thread("grants-sync", move || sync_when_asked(&syncing))?;
         Ok(Self {
             queue,
+            takes,
             threads,
             timeout,
         })
@@ -233,6 +208,26 @@ impl SqliteGrants {
         })?;
         match tokio::time::timeout(self.timeout, answer).await {
             Ok(answer) => answer.map_err(|_| ended()),
+            Err(_) => Err(StoreError::Unavailable(format!(
+                "no grant within {:?}",
+                self.timeout
+            ))),
+        }
+    }
+
+    async fn take_once(&self, token: TokenId, cap: u64, base: Option<Base>) -> Result<Taken, StoreError> {
+        let answer = Arc::<Answer>::default();
+        let take = Take {
+            token,
+            cap,
+            base,
+            answer: Arc::clone(&answer),
+        };
+        match tokio::time::timeout(self.timeout, self.takes.ask(take)).await {
+            Ok(Some(())) => answer.get().ok_or_else(ended),
+            Ok(None) => Err(StoreError::Unavailable(
+                "too many grants are waiting, or their thread has stopped".to_owned(),
+            )),
             Err(_) => Err(StoreError::Unavailable(format!(
                 "no grant within {:?}",
                 self.timeout
@@ -275,14 +270,7 @@ impl Grants for SqliteGrants {
         const ATTEMPTS: usize = 5;
         let mut base = None;
         for _ in 0..ATTEMPTS {
-            let (reply, answer) = oneshot::channel();
-            let message = Message::Take {
-                token,
-                cap: max_requests,
-                base,
-                reply,
-            };
-            match self.ask(message, answer).await? {
+            match self.take_once(token, max_requests, base).await? {
                 Taken::Granted(mut ticket) => {
                     ticket.back = None;
                     return Ok(GrantOutcome::Granted);
@@ -379,23 +367,21 @@ impl Keeper {
     fn batch(&mut self, first: Message, receive: &Receiver<Message>) -> Option<oneshot::Sender<()>> {
         let mut entries = Vec::new();
         let mut granted = Vec::new();
+        let mut waking = Vec::new();
         let mut stop = None;
         let mut next = Some(first);
         while let Some(message) = next {
             match message {
-                Message::Take {
-                    token,
-                    cap,
-                    base,
-                    reply,
-                } => {
-                    if let Some(answer) = self.decide(token, cap, base) {
-                        // The caller may have stopped waiting.
-                        let _ = reply.send(answer);
-                    } else {
-                        entries.push((token, 1));
-                        granted.push((token, reply));
+                Message::Take { takes, done } => {
+                    for take in takes {
+                        if let Some(answer) = self.decide(take.token, take.cap, take.base) {
+                            take.answer.put(answer);
+                        } else {
+                            entries.push((take.token, 1));
+                            granted.push((take.token, take.answer));
+                        }
                     }
+                    waking.extend(done);
                 }
                 Message::GiveBack(token) if self.counters.give_back(token) => entries.push((token, -1)),
                 Message::GiveBack(_) => {}
@@ -413,6 +399,10 @@ impl Keeper {
             next = receive.try_recv().ok();
         }
         self.write(&entries, granted);
+        for done in waking {
+            // The callers may have stopped waiting.
+            let _ = done.send(());
+        }
         // Only now: what a fold counts has to be in the log.
         if !self.waiting.is_empty() {
             self.begin_fold();
@@ -435,7 +425,7 @@ impl Keeper {
         }
     }
 
-    fn write(&mut self, entries: &[(TokenId, i64)], granted: Vec<(TokenId, oneshot::Sender<Taken>)>) {
+    fn write(&mut self, entries: &[(TokenId, i64)], granted: Vec<(TokenId, Arc<Answer>)>) {
         if entries.is_empty() {
             return;
         }
@@ -445,18 +435,17 @@ impl Keeper {
                     // A full queue: the sync that is asked for already covers this write.
                     let _ = self.sync.try_send(file);
                 }
-                for (token, reply) in granted {
+                for (token, answer) in granted {
                     let back = self.queue.upgrade();
-                    // An unheard answer drops the ticket, and that gives the grant back.
-                    let _ = reply.send(Taken::Granted(Ticket { token, back }));
+                    answer.put(Taken::Granted(Ticket { token, back }));
                 }
             }
             Err(error) => {
                 let path = self.settings.files.as_ref().map(|files| files.grants.as_path());
                 let failure = of_file(path.unwrap_or(std::path::Path::new("grants.log")), &error);
-                for (token, reply) in granted {
+                for (token, answer) in granted {
                     self.counters.give_back(token);
-                    let _ = reply.send(Taken::Failed(failure.clone()));
+                    answer.put(Taken::Failed(failure.clone()));
                 }
             }
         }
