@@ -6,7 +6,7 @@
 //! system call for all who wait (process death loses nothing); with `ledger.fsync` they are synced as well (nor does power
 //! loss).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -27,6 +27,9 @@ const MOST_LINE_BYTES: u64 = 64 << 10;
 
 /// Lines that are written at once.
 const BATCH: usize = 1024;
+
+/// Reservations that were closed before their lines came; such a line comes within a turn of a worker's loop.
+const MOST_EARLY: usize = 4096;
 
 /// A file longer than this is made anew with what is open.
 const REWRITE_ABOVE_BYTES: u64 = if cfg!(test) { 4 << 10 } else { 1 << 20 };
@@ -185,6 +188,7 @@ impl Reservations {
             file: None,
             bytes: 0,
             open: HashMap::new(),
+            early: HashSet::new(),
             fsync: Box::new(fsync),
         };
         let started = std::thread::Builder::new()
@@ -391,22 +395,24 @@ struct Coming {
 }
 
 impl Coming {
-    fn take(&mut self, message: Message, lines: &mut String) {
+    fn take(&mut self, message: Message) {
         match message {
-            Message::Open {
-                lines: opened,
-                written,
-            } => {
-                for (_, line) in &opened {
-                    lines.push_str(line);
-                }
-                self.lines.extend(opened);
+            Message::Open { lines, written } => {
+                self.lines.extend(lines);
                 self.waiting.extend(written);
             }
-            Message::Close(record_id) => {
-                self.closed.push(record_id);
-                lines.push_str(&in_json(&Line::Close(record_id.to_string())));
-            }
+            Message::Close(record_id) => self.closed.push(record_id),
+        }
+    }
+
+    /// What goes into the file: whatever is closed is so after it was opened.
+    fn text(&self, text: &mut String) {
+        text.clear();
+        for (_, line) in &self.lines {
+            text.push_str(line);
+        }
+        for record_id in &self.closed {
+            text.push_str(&in_json(&Line::Close(record_id.to_string())));
         }
     }
 }
@@ -418,6 +424,8 @@ struct Writer {
     bytes: u64,
     /// Lines that have no second one yet.
     open: HashMap<RecordId, String>,
+    /// Closed and not open: their lines may still come, handed over behind a caller who left at once.
+    early: HashSet<RecordId>,
     fsync: Box<dyn Fn() -> bool + Send>,
 }
 
@@ -426,11 +434,10 @@ impl Writer {
         let mut lines = String::new();
         while let Ok(first) = messages.recv() {
             let mut coming = Coming::default();
-            lines.clear();
             let mut next = Some(first);
             let mut count = 0;
             while let Some(message) = next {
-                coming.take(message, &mut lines);
+                coming.take(message);
                 count += 1;
                 next = if count < BATCH {
                     messages.try_recv().ok()
@@ -438,13 +445,18 @@ impl Writer {
                     None
                 };
             }
+            let left_before = coming.lines.iter().map(|(record_id, _)| *record_id);
+            let left_before: Vec<_> = left_before.filter(|id| self.early.remove(id)).collect();
+            coming.closed.extend(left_before);
+            coming.text(&mut lines);
             let result = self.write(lines.as_bytes(), !coming.waiting.is_empty());
             if result.is_ok() {
                 self.open.extend(coming.lines);
             }
-            // opened and closed within one batch is nothing to keep
             for record_id in coming.closed {
-                self.open.remove(&record_id);
+                if self.open.remove(&record_id).is_none() {
+                    self.note_early(record_id);
+                }
             }
             for written in coming.waiting {
                 // who has left closes what it opened
@@ -452,6 +464,14 @@ impl Writer {
             }
             self.rewrite();
         }
+    }
+
+    /// Most of them never come: their lines could not be written.
+    fn note_early(&mut self, record_id: RecordId) {
+        if self.early.len() >= MOST_EARLY {
+            self.early.clear();
+        }
+        self.early.insert(record_id);
     }
 
     fn write(&mut self, lines: &[u8], somebody_waits: bool) -> Result<(), String> {
@@ -578,6 +598,26 @@ mod tests {
         assert_eq!(ids(&again), ids(&left));
         again.forget();
         assert!(start(folder.path()).1.records.is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_leaves_before_the_line_is_written_leaves_nothing_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, _) = start(folder.path());
+        for n in 1..=3 {
+            let mut leaving = Box::pin(log.open(reserved(n)));
+            let is_pending = std::future::poll_fn(|context| {
+                std::task::Poll::Ready(leaving.as_mut().poll(context).is_pending())
+            });
+            assert!(is_pending.await);
+            // its line is still to be handed over: that it is closed comes first
+            drop(leaving);
+        }
+        std::mem::forget(log.open(reserved(9)).await.unwrap());
+        drop(log.open(reserved(10)).await.unwrap());
+        log.write(reserved(9)).await.unwrap();
+        let (_, left) = start(folder.path());
+        assert_eq!(ids(&left), [reserved(9).record_id]);
     }
 
     #[tokio::test]
