@@ -149,7 +149,8 @@ impl Records {
         for row in &rows {
             write_line(row, &mut lines).map_err(|error| StoreError::Unavailable(error.to_string()))?;
         }
-        let room = self.room_for(rows.len());
+        let count = rows.len();
+        let room = self.room_for(count);
         tokio::time::timeout(self.shared.settings.timeout, room)
             .await
             .map_err(|_| {
@@ -163,7 +164,8 @@ impl Records {
         } else {
             self.shared.write(&lines, rows)?
         };
-        if waits >= FOLD_AT {
+        // once, by who makes it so many: one message for each record would be a fold for each
+        if waits >= FOLD_AT && waits - count < FOLD_AT {
             // the thread that has ended says so where somebody waits for it
             let _ = self.thread.send(Message::Fold(None));
         }
