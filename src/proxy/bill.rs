@@ -335,13 +335,13 @@ fn without_counting(ctx: &RequestCtx, to: &Asked, meter: &Meter) -> Option<Meter
         usage,
         estimated: false,
     };
-    let media = media::told(ctx, meter);
     if let Some(usage) = meter.told() {
-        return Some(exact(usage).with(media));
+        return Some(exact(usage).with(media::told(ctx, meter)));
     }
     if !may_cost(ctx, to.status) {
         return Some(Metered::NOTHING);
     }
+    let media = media::told(ctx, meter);
     let pays_tokens = price_of(ctx, to).is_none_or(|price| !price.has_free_tokens());
     let is_all = media.images > 0 || media.audio_millis > 0 || !pays_tokens;
     (is_all && !media.is_zero()).then(|| exact(TokenUsage::default()).with(media))
