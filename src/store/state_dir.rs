@@ -41,14 +41,7 @@ impl ProcessLock {
     /// Takes the lock, or says at once who holds it. The file stays behind when the lock ends.
     pub fn acquire(path: &Path) -> Result<Self, LockError> {
         let refused = |error: io::Error| refused(path, &error);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(refused)?;
+        let mut file = open_private_file(path).map_err(refused)?;
         let mut tries_left = OWN_LOCK_TRIES;
         loop {
             match file.try_lock() {
@@ -122,6 +115,17 @@ fn refused(path: &Path, error: &io::Error) -> LockError {
         path: path.to_owned(),
         why: in_words(error),
     }
+}
+
+/// Opens a file of this user's alone for reading and writing, empty when it was not there.
+pub(super) fn open_private_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
 }
 
 /// An I/O error in the words that people search for.

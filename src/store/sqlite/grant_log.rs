@@ -6,15 +6,16 @@
 //! says up to which sequence records are counted there; those are skipped, so no order of fold, truncation and death
 //! counts a grant twice or not at all.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
 use crate::domain::TokenId;
+use crate::store::state_dir::open_private_file;
 
 const RECORD: usize = 40;
 const SUMMED: usize = 32;
@@ -46,7 +47,7 @@ impl GrantLog {
 
     /// Opens the log and answers what is not counted in the database yet, which counts up to `folded`.
     pub(super) fn open(path: &Path, folded: u64) -> io::Result<(Self, Vec<GrantRecord>)> {
-        let mut file = open_file(path)?;
+        let mut file = open_private_file(path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         let records = decode(&bytes);
@@ -106,7 +107,7 @@ impl GrantLog {
         for record in records {
             encode(record.sequence, record.token, record.count, &mut bytes);
         }
-        let new = open_file(&beside)?;
+        let new = open_private_file(&beside)?;
         new.set_len(0)?;
         new.write_all_at(&bytes, 0)?;
         new.sync_all()?;
@@ -127,16 +128,6 @@ impl GrantLog {
         self.length = 0;
         Ok(())
     }
-}
-
-fn open_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
 }
 
 fn encode(sequence: u64, token: TokenId, count: i64, bytes: &mut Vec<u8>) {

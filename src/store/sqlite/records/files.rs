@@ -5,12 +5,13 @@
 //! written at a kept offset, so that a write that failed half-way is overwritten by the next one. A process that dies
 //! leaves both for the next one; the database knows each record by its id, so a line that is given twice counts once.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::store::ledger_columns::RecordColumns;
+use crate::store::state_dir::open_private_file;
 
 /// The two paths.
 pub(in crate::store::sqlite) fn paths(state_dir: &Path) -> [PathBuf; 2] {
@@ -100,13 +101,7 @@ impl RecordLog {
 
 impl LogFile {
     fn open(path: &Path, left: &mut Left) -> io::Result<Self> {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)?;
+        let mut file = open_private_file(path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         let whole = bytes
