@@ -1,17 +1,13 @@
 //! Answers that come encoded though nobody asked: they pass unchanged, and are metered and judged all the same.
 
-use std::io::Write as _;
-use std::time::Duration;
-
 use serde_json::{Value, json};
+use std::io::Write as _;
 
-use crate::edge::{TestEdge, TokenUser};
+use crate::edge::TestEdge;
 use crate::http::{chat, chat_streamed};
 use crate::provider::{Provider, Reply, chat_chunks, message_events};
-use crate::wait::wait_until;
 
 const CHAT: &str = "/v1/chat/completions";
-const SOON: Duration = Duration::from_secs(20);
 
 fn start() -> (Provider, TestEdge) {
     let provider = Provider::start();
@@ -22,18 +18,6 @@ fn start() -> (Provider, TestEdge) {
         }))
         .start();
     (provider, edge)
-}
-
-#[track_caller]
-fn record(edge: &TestEdge, user: &TokenUser) -> Value {
-    let mut found = Value::Null;
-    let path = format!("/manage/usage/records?token_id={}", user.id);
-    let there = wait_until(SOON, || {
-        found = edge.admin().get(&path).expect(200).json();
-        found.as_array().is_some_and(|rows| rows.len() == 1)
-    });
-    assert!(there, "{found:#?}");
-    found[0].take()
 }
 
 fn tokens(record: &Value) -> (Option<u64>, Option<u64>) {
@@ -105,7 +89,7 @@ fn a_plain_answer_is_metered_in_each_coding_and_passes_as_it_came() {
         assert_eq!(seen.body, bytes, "{coding}");
         assert_eq!(seen.header("content-encoding"), Some(coding));
         assert_eq!(provider.last().header("accept-encoding"), Some("identity"));
-        let record = record(&edge, &user);
+        let record = edge.record_of(&user);
         assert_eq!(tokens(&record), (Some(11), Some(5)), "{coding}");
         assert_eq!(
             (&record["estimated"], &record["cut"]),
@@ -127,7 +111,7 @@ fn a_stream_is_metered_and_keeps_its_usage_chunk() {
     provider.next(stream(pieces.clone()));
     let seen = user.post(CHAT, chat_streamed("gpt-a")).expect(200);
     assert_eq!(seen.body, pieces.concat());
-    let told = record(&edge, &user);
+    let told = edge.record_of(&user);
     assert_eq!(tokens(&told), (Some(9), Some(4)));
     assert_eq!((&told["estimated"], &told["cut"]), (&json!(false), &json!(false)));
     let claude = edge.token(json!({}));
@@ -135,7 +119,7 @@ fn a_stream_is_metered_and_keeps_its_usage_chunk() {
     let mut body = chat_streamed("claude-a");
     body["max_tokens"] = json!(100);
     claude.post("/v1/messages", body).expect(200);
-    assert_eq!(record(&edge, &claude)["estimated"], false);
+    assert_eq!(edge.record_of(&claude)["estimated"], false);
 }
 
 #[test]
@@ -153,7 +137,7 @@ fn a_stream_without_its_end_is_cut_and_counted_by_what_was_delivered() {
         !seen.body.windows(5).any(|bytes| bytes == b"error"),
         "no event is written into gzip"
     );
-    let record = record(&edge, &user);
+    let record = edge.record_of(&user);
     assert_eq!(
         (&record["cut"], &record["estimated"]),
         (&json!(true), &json!(true))
@@ -179,7 +163,7 @@ fn what_cannot_be_read_passes_and_is_estimated() {
         );
         let seen = user.post(CHAT, chat("gpt-a")).expect(200);
         assert_eq!(seen.body, body);
-        let record = record(&edge, &user);
+        let record = edge.record_of(&user);
         assert_eq!(record["estimated"], true, "{coding}");
         assert!(tokens(&record).0 > Some(0), "{record:#?}");
         let streamed = edge.token(json!({}));

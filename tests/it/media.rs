@@ -1,16 +1,11 @@
 //! Pictures, sounds and speech: paid by the piece, the minute and the character, or by tokens where a provider tells them.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use crate::edge::{TestEdge, TokenUser};
 use crate::for_both_stores;
 use crate::http::{Answer, Request};
 use crate::provider::{Provider, Reply};
-use crate::wait::wait_until;
-
-const SOON: Duration = Duration::from_secs(20);
 
 fn prices() -> Value {
     json!({"prices": {"overrides": {
@@ -26,18 +21,6 @@ fn start() -> (Provider, TestEdge, TokenUser) {
     let edge = TestEdge::plan(&provider).with(prices()).start();
     let user = edge.token(json!({}));
     (provider, edge, user)
-}
-
-#[track_caller]
-fn record(edge: &TestEdge, user: &TokenUser) -> Value {
-    let mut found = Value::Null;
-    let path = format!("/manage/usage/records?token_id={}", user.id);
-    let there = wait_until(SOON, || {
-        found = edge.admin().get(&path).expect(200).json();
-        found.as_array().is_some_and(|rows| rows.len() == 1)
-    });
-    assert!(there, "{found:#?}");
-    found[0].take()
 }
 
 #[track_caller]
@@ -90,7 +73,7 @@ for_both_stores! {
         let user = edge.token(json!({}));
         provider.next(pictures(3));
         paint(&user, 3).expect(200);
-        let record = record(&edge, &user);
+        let record = edge.record_of(&user);
         costs(&record, 0.12);
         assert_eq!((&record["images"], &record["estimated"]), (&json!(3), &json!(false)));
         assert_eq!((&record["prompt_tokens"], &record["audio_seconds"]), (&json!(0), &json!(0.0)));
@@ -114,7 +97,7 @@ fn pictures_that_tell_tokens_are_paid_by_them() {
         json!({"model": "token-painter", "prompt": "a fox"}),
     )
     .expect(200);
-    let record = record(&edge, &user);
+    let record = edge.record_of(&user);
     costs(&record, 0.04025);
     assert_eq!(
         (&record["images"], &record["completion_tokens"]),
@@ -130,7 +113,7 @@ fn sounds_are_paid_by_the_length_that_the_provider_tells() {
         &json!({"text": "hello", "usage": {"type": "duration", "seconds": 90}}),
     ));
     transcription(&user, "json", 300_000).expect(200);
-    let told = record(&edge, &user);
+    let told = edge.record_of(&user);
     costs(&told, 0.009);
     assert_eq!(
         (&told["audio_seconds"], &told["estimated"]),
@@ -142,7 +125,7 @@ fn sounds_are_paid_by_the_length_that_the_provider_tells() {
         &json!({"task": "transcribe", "duration": 30.5, "text": "hello"}),
     ));
     transcription(&user, "verbose_json", 1000).expect(200);
-    costs(&record(&edge, &user), 0.00305);
+    costs(&edge.record_of(&user), 0.00305);
 }
 
 #[test]
@@ -154,7 +137,7 @@ fn a_sound_whose_length_nobody_tells_is_as_long_as_its_bytes_say() {
             .body("hello\n"),
     );
     transcription(&user, "text", 480_000).expect(200);
-    let record = record(&edge, &user);
+    let record = edge.record_of(&user);
     assert_eq!(record["estimated"], true);
     let seconds = record["audio_seconds"].as_f64().expect("a number");
     assert!((60.0..61.0).contains(&seconds), "{seconds}");
@@ -175,7 +158,7 @@ fn speech_is_paid_by_the_character() {
         json!({"model": "speaker", "voice": "a", "input": text}),
     )
     .expect(200);
-    let record = record(&edge, &user);
+    let record = edge.record_of(&user);
     assert_eq!(record["characters"], 18);
     costs(&record, 0.00027);
     assert_eq!(record["estimated"], false);

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::edge::{TestEdge, TokenUser};
 use crate::provider::{Gate, Provider, Reply};
 
-const SLOW: Duration = Duration::from_millis(120);
+const SLOW: Duration = Duration::from_millis(300);
 
 fn start(strategy: &str) -> (Provider, Provider, TestEdge, TokenUser) {
     let (one, two) = (Provider::start(), Provider::start());

@@ -39,18 +39,6 @@ fn records(edge: &TestEdge, query: &str) -> Vec<Value> {
     answer.json().as_array().expect("an array").clone()
 }
 
-/// The one record of a token, once it is there.
-#[track_caller]
-fn record(edge: &TestEdge, user: &TokenUser) -> Value {
-    let mut found = Vec::new();
-    let there = wait_until(SOON, || {
-        found = records(edge, &format!("token_id={}", user.id));
-        found.len() == 1
-    });
-    assert!(there, "{found:#?}");
-    found.remove(0)
-}
-
 fn tokens(record: &Value) -> (u64, u64) {
     let number = |name: &str| record[name].as_u64().unwrap_or(u64::MAX);
     (number("prompt_tokens"), number("completion_tokens"))
@@ -111,7 +99,7 @@ fn streams_tell_their_usage_and_clients_see_it_only_if_they_asked() {
     assert!(!quiet.text().contains("usage"), "{}", quiet.text());
     assert!(quiet.text().ends_with("data: [DONE]\n\n"));
     assert_eq!(provider.last().json()["stream_options"]["include_usage"], true);
-    assert_eq!(tokens(&record(&edge, &user)), (9, 4));
+    assert_eq!(tokens(&edge.record_of(&user)), (9, 4));
     let curious = edge.token(json!({}));
     let mut body = chat_streamed("gpt-a");
     body["stream_options"] = json!({"include_usage": true});
@@ -122,11 +110,11 @@ fn streams_tell_their_usage_and_clients_see_it_only_if_they_asked() {
             .text()
             .contains("\"usage\"")
     );
-    assert_eq!(tokens(&record(&edge, &curious)), (9, 4));
+    assert_eq!(tokens(&edge.record_of(&curious)), (9, 4));
     let declining = edge.token(json!({}));
     body["stream_options"]["include_usage"] = json!(false);
     assert!(!declining.post(CHAT, body).expect(200).text().contains("usage"));
-    assert_eq!(tokens(&record(&edge, &declining)), (9, 4));
+    assert_eq!(tokens(&edge.record_of(&declining)), (9, 4));
 }
 
 #[test]
@@ -175,7 +163,7 @@ fn anthropics_counts_are_cumulative_and_its_cache_is_priced_apart() {
                 "cache_creation": {"ephemeral_5m_input_tokens": 200, "ephemeral_1h_input_tokens": 100}, "output_tokens": 10}}),
     ));
     user.message("claude-a").expect(200);
-    let record_of_plain = record(&edge, &user);
+    let record_of_plain = edge.record_of(&user);
     assert_eq!(tokens(&record_of_plain), (1400, 10));
     assert_eq!(
         (
@@ -191,7 +179,7 @@ fn anthropics_counts_are_cumulative_and_its_cache_is_priced_apart() {
         .as_anthropic()
         .stream("/v1/messages", json!({"model": "claude-a", "max_tokens": 9, "stream": true, "messages": [{"role": "user", "content": "hi"}]}))
         .finish();
-    assert_eq!(tokens(&record(&edge, &streaming)), (9, 4));
+    assert_eq!(tokens(&edge.record_of(&streaming)), (9, 4));
 }
 
 #[test]
@@ -234,7 +222,7 @@ fn a_stream_that_is_cut_or_left_is_charged_for_what_was_delivered_never_zero() {
                 } else {
                     stream.finish();
                 }
-                let record = record(&edge, &user);
+                let record = edge.record_of(&user);
                 let (prompt, completion) = tokens(&record);
                 let told = path == "/v1/messages";
                 assert!(prompt > 0, "{path} {index} {record}");
@@ -274,7 +262,7 @@ fn attempts_are_recorded_each_and_refusals_cost_nothing() {
     let user = edge.token(json!({}));
     provider.next(Reply::openai_error(500, "server_error", "x"));
     user.chat("gpt-a").expect(200);
-    let found = record(&edge, &user);
+    let found = edge.record_of(&user);
     let attempts = found["attempts"].as_array().expect("attempts");
     let seen: Vec<_> = attempts
         .iter()
@@ -293,7 +281,7 @@ fn attempts_are_recorded_each_and_refusals_cost_nothing() {
     let refused = edge.token(json!({}));
     provider.next(Reply::openai_error(400, "invalid_request_error", "x"));
     refused.chat("other").expect(400);
-    let found = record(&edge, &refused);
+    let found = edge.record_of(&refused);
     assert_eq!(
         (tokens(&found), &found["status"], &found["estimated"]),
         ((0, 0), &json!(400), &json!(false))
@@ -310,7 +298,7 @@ fn a_request_that_got_no_answer_is_charged_for_its_input() {
         start(json!({"router": {"retries": 0}, "server": {"request_timeout": "1s"}}));
     provider.next(Reply::hang());
     user.chat("gpt-a").refused(504, "request_timeout");
-    let found = record(&edge, &user);
+    let found = edge.record_of(&user);
     let (prompt, completion) = tokens(&found);
     assert!(prompt > 0 && completion == 0, "{found}");
     assert_eq!(found["estimated"], true);
@@ -325,7 +313,7 @@ fn hits_of_the_cache_are_no_records() {
     };
     ask();
     assert_eq!(ask().header("x-proxy-cache"), Some("hit"));
-    assert_eq!(tokens(&record(&edge, &user)), (9, 4));
+    assert_eq!(tokens(&edge.record_of(&user)), (9, 4));
 }
 
 for_both_stores! {
@@ -410,7 +398,7 @@ fn prices_come_from_the_table_the_overrides_or_a_file_and_unknown_ones_are_refus
     let spent = |edge: &TestEdge, model: &str| {
         let user = edge.token(json!({}));
         user.chat(model).expect(200);
-        record(edge, &user)["cost_usd"].clone()
+        edge.record_of(&user)["cost_usd"].clone()
     };
     costs(&spent(&edge, "gpt-4o"), 0.000_062_5);
     costs(&spent(&edge, "gpt-4o-2031-12-24"), 0.000_062_5);
@@ -559,7 +547,7 @@ fn the_ledger_obeys_its_settings() {
     let (_provider, mut edge, user) =
         start(json!({"ledger": {"durability": "batched", "fsync": true, "retention": "400d"}}));
     user.chat("gpt-a").expect(200);
-    assert_eq!(tokens(&record(&edge, &user)), (9, 4));
+    assert_eq!(tokens(&edge.record_of(&user)), (9, 4));
     edge.save_config(json!({"ledger": {"retention": "1s"}}));
     assert!(
         wait_until(Duration::from_secs(90), || records(&edge, "").is_empty()),
@@ -618,7 +606,7 @@ for_both_stores! {
         }
         edge.stop();
         edge.start_again();
-        let found = record(&edge, &user);
+        let found = edge.record_of(&user);
         assert_eq!((tokens(&found).1, &found["cut"], &found["estimated"]), (2, &json!(true), &json!(true)), "{found}");
         gate.open();
     }

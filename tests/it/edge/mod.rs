@@ -103,6 +103,19 @@ impl TestEdge {
         Admin::new(&self.sidecar(), MANAGEMENT_TOKEN)
     }
 
+    /// The one usage record of a token, once it is there.
+    #[track_caller]
+    pub fn record_of(&self, user: &TokenUser) -> Value {
+        let mut found = Value::Null;
+        let path = format!("/manage/usage/records?token_id={}", user.id);
+        let there = wait_until(Duration::from_secs(20), || {
+            found = self.admin().get(&path).expect(200).json();
+            found.as_array().is_some_and(|rows| rows.len() == 1)
+        });
+        assert!(there, "{found:#?}");
+        found[0].take()
+    }
+
     /// A new project with a key of its own for the default provider.
     #[track_caller]
     pub fn project(&self, mut fields: Value) -> Project {
