@@ -74,6 +74,11 @@ impl RecordLog {
         self.current = 1 - self.current;
     }
 
+    /// Whether there is anything in the file that is not written.
+    pub(super) fn other_has_lines(&self) -> bool {
+        self.files[1 - self.current].length > 0
+    }
+
     /// Empties the file that is not written. Only when the database has everything in it.
     pub(super) fn clear_other(&mut self) -> io::Result<()> {
         self.files[1 - self.current].clear()

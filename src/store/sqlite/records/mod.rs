@@ -258,6 +258,7 @@ impl Shared {
                         // who has left need not hear of it
                         let _ = done.send(result);
                     }
+                    self.let_go();
                 }
                 Ok(Message::Stop(done)) => {
                     let _ = done.send(());
@@ -267,6 +268,7 @@ impl Shared {
                     if let Err(error) = self.fold_all() {
                         log::debug!("usage records wait for the database: {error}");
                     }
+                    self.let_go();
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -277,6 +279,8 @@ impl Shared {
         let is_left = self.state.lock().folding.is_some();
         self.fold_once()?;
         if is_left {
+            // before its file is written again
+            self.let_go();
             self.fold_once()?;
         }
         Ok(())
@@ -291,10 +295,6 @@ impl Shared {
             Ok(()) => {
                 state.folding = None;
                 state.failure = None;
-                // left behind, its lines are given to the database again, which knows them
-                if let Err(error) = state.log.clear_other() {
-                    log::debug!("lines of usage records that are in the database stay: {error}");
-                }
                 Ok(())
             }
             Err(error) => {
@@ -320,6 +320,25 @@ impl Shared {
         taken
     }
 
+    /// Empties the file whose lines the database has, once that is durable. Nobody waits for it: left behind, its lines are
+    /// given to the database again, which knows them.
+    fn let_go(&self) {
+        {
+            let state = self.state.lock();
+            if state.folding.is_some() || !state.log.other_has_lines() {
+                return;
+            }
+        }
+        let emptied = match sync_write_ahead(&self.settings.write_ahead) {
+            // a log that is not there was emptied by a checkpoint, which synced it
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => self.state.lock().log.clear_other(),
+        };
+        if let Err(error) = emptied {
+            log::warn!("lines of usage records that are in the database stay in their log: {error}");
+        }
+    }
+
     /// In transactions of [`CHUNK`]; one that is brought again changes nothing.
     fn bring(&self, rows: &Arc<Vec<RecordColumns>>) -> Result<(), StoreError> {
         for start in (0..rows.len()).step_by(CHUNK) {
@@ -337,13 +356,7 @@ impl Shared {
             }
             receive.recv().map_err(|_| ended())??;
         }
-        match sync_write_ahead(&self.settings.write_ahead) {
-            Err(error) if self.settings.fsync.is_on() && error.kind() != io::ErrorKind::NotFound => {
-                Err(of_file(&self.settings.write_ahead, &error))
-            }
-            // a log that is not there was emptied by a checkpoint, which synced it
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
 
