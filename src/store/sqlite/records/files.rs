@@ -48,6 +48,16 @@ impl RecordLog {
         Ok((Self { files, current: 0 }, left))
     }
 
+    /// A log that takes nothing.
+    #[cfg(test)]
+    pub(super) fn broken(paths: &[PathBuf; 2]) -> Self {
+        let (mut log, _) = Self::open(paths).unwrap();
+        for file in &mut log.files {
+            file.file = File::open(&file.path).unwrap();
+        }
+        log
+    }
+
     /// Writes lines, all of them or none; `durably`: they are on the disk then.
     pub(super) fn append(&mut self, lines: &[u8], durably: bool) -> io::Result<()> {
         let open = &mut self.files[self.current];

@@ -156,13 +156,22 @@ impl Records {
             .map_err(|_| {
                 StoreError::Unavailable("too many usage records wait for the database".to_owned())
             })??;
-        let waits = if self.shared.is_slow() {
+        let written = if self.shared.is_slow() {
             let shared = Arc::clone(&self.shared);
             tokio::task::spawn_blocking(move || shared.write(&lines, rows))
                 .await
-                .unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))?
+                .map_err(|error| StoreError::Unavailable(error.to_string()))?
         } else {
-            self.shared.write(&lines, rows)?
+            self.shared.write(&lines, rows)
+        };
+        let waits = match written {
+            Ok(waits) => waits,
+            Err((error, rows)) => {
+                // the database may be on another disk, and is safe too
+                log::debug!("usage records go past their log: {error}");
+                let insert = move |connection: &Connection| insert(connection, &rows);
+                return self.shared.threads.write(insert).await;
+            }
         };
         // once, by who makes it so many: one message for each record would be a fold for each
         if waits >= FOLD_AT && waits - count < FOLD_AT {
@@ -231,13 +240,19 @@ impl Shared {
         u64::try_from(self.settings.clock.monotonic().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Answers how many wait now.
-    fn write(&self, lines: &[u8], rows: Vec<RecordColumns>) -> Result<usize, StoreError> {
+    /// Answers how many wait now, or gives them back.
+    fn write(
+        &self,
+        lines: &[u8],
+        rows: Vec<RecordColumns>,
+    ) -> Result<usize, (StoreError, Vec<RecordColumns>)> {
         let began = self.now();
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let written = state.log.append(lines, self.settings.fsync.is_on());
-        written.map_err(|error| of_file(state.log.path(), &error))?;
+        if let Err(error) = written {
+            return Err((of_file(state.log.path(), &error), rows));
+        }
         state.fresh.extend(rows);
         let waits = state.fresh.len();
         drop(guard);

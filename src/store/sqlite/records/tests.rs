@@ -4,12 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::files::write_line;
-use super::{CHUNK, paths};
+use super::{CHUNK, RecordLog, RecordSettings, Records, paths};
 use crate::domain::{ProjectId, SystemClock, TokenId, UsageRecord};
 use crate::store::contract::ledger::record;
 use crate::store::ledger_columns::RecordColumns;
 use crate::store::sqlite::backup::backup;
-use crate::store::sqlite::{SqliteLocation, SqliteOptions, open};
+use crate::store::sqlite::{SqliteLocation, SqliteOptions, open, open_with_threads};
 use crate::store::{INSTALLATION, Page, RecordFilter, Store, UsageQuery};
 
 const FILES: [&str; 4] = [
@@ -162,6 +162,27 @@ async fn while_the_database_is_away_nothing_more_is_taken_and_nothing_is_lost() 
     store.close().await;
     let store = open(&options(died.path())).unwrap();
     assert_eq!(known(&store).await, (1, 1, 1));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn while_the_log_cannot_be_written_the_database_takes_records_by_itself() {
+    let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let options = options(folder.path());
+    let (store, threads) = open_with_threads(&options).unwrap();
+    let settings = RecordSettings {
+        write_ahead: folder.path().join("edge.db-wal"),
+        fsync: options.fsync.clone(),
+        timeout: options.timeout,
+        clock: options.clock.clone(),
+    };
+    let log = RecordLog::broken(&paths(elsewhere.path()));
+    let broken = Records::start(log, threads, settings).unwrap();
+    let rows: Vec<RecordColumns> = records(3).iter().map(RecordColumns::of).collect();
+    broken.append(rows.clone()).await.unwrap();
+    assert_eq!(known(&store).await, (3, 3, 3));
+    broken.append(rows).await.unwrap();
+    assert_eq!(known(&store).await, (3, 3, 3));
     store.close().await;
 }
 
