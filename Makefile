@@ -38,7 +38,9 @@ test-sdk: deps
 	@.ci/install-missing python3 python3-venv
 	python3 -m venv "$(TARGET)/sdk"
 	"$(TARGET)/sdk/bin/pip" install --quiet --disable-pip-version-check openai anthropic
-	"$(TARGET)/sdk/bin/python" tests/sdk/run.py "$(TARGET)/debug/llm-proxy"
+	@if command -v npm >/dev/null; then npm install --silent --no-fund --no-audit --prefix "$(TARGET)/sdk-node" openai >/dev/null; fi
+	SDK_NODE="$$(command -v npm >/dev/null && echo "$(TARGET)/sdk-node")" \
+		"$(TARGET)/sdk/bin/python" tests/sdk/run.py "$(TARGET)/debug/llm-proxy"
 
 # Advisories come from the network; without it licences, bans and sources are still held by `make test`.
 deny: deps

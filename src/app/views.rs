@@ -12,14 +12,16 @@ use crate::listen::Drain;
 use crate::live::reload::{Reloader, Trigger};
 use crate::live::{Live, Snapshot};
 use crate::management::ports::{
-    CacheAdmin, CacheStats, ConfigView, Cooldown, KeyState, MetricsView, ModelEntry, ModelTarget, ModelView,
-    ProviderEntry, ProviderHealth, ProviderView, Purge, PurgeOutcome, ReloadAnswer, UsageFlush,
+    CacheAdmin, CacheStats, ConfigView, Cooldown, KeyEntry, KeyState, MetricsView, ModelEntry, ModelTarget,
+    ModelView, ProviderEntry, ProviderHealth, ProviderView, Purge, PurgeOutcome, ReloadAnswer, TargetEntry,
+    UsageFlush,
 };
 use crate::management::{self, Listener};
 use crate::metering::UsageCounters;
 use crate::proxy::model_lists::ModelLists;
 use crate::proxy::{self, DrainView};
 use crate::telemetry::Metrics;
+use crate::upstream::BreakerSnapshot;
 
 /// `GET /manage/config` and its reload.
 pub struct ConfigurationView(pub Arc<Reloader<Snapshot>>);
@@ -74,7 +76,7 @@ impl ProviderView for CatalogueView {
                         Some(Cooldown {
                             model: Some(target.model.clone()).filter(|model| !model.is_empty()),
                             until: wall.plus(target.cooling_for?),
-                            reason: "failures".to_owned(),
+                            reason: target.reason.to_owned(),
                         })
                     })
                     .collect();
@@ -98,6 +100,18 @@ impl ProviderView for CatalogueView {
                     health,
                     cooldowns,
                     in_flight: u64::from(provider.in_flight),
+                    waiting: u64::from(provider.waiting),
+                    targets: provider.targets.into_iter().map(target_entry).collect(),
+                    keys: provider
+                        .keys
+                        .into_iter()
+                        .map(|key| KeyEntry {
+                            id: key.id,
+                            state: key.benched.map_or("ok", |(_, fault)| fault).to_owned(),
+                            until: key.benched.map(|(left, _)| wall.plus(left)),
+                            waiting: u64::from(key.waiting),
+                        })
+                        .collect(),
                 }
             })
             .collect()
@@ -113,6 +127,16 @@ impl ProviderView for CatalogueView {
             .catalogue
             .provider(name)
             .map(|provider| provider.has_key())
+    }
+}
+
+fn target_entry(target: BreakerSnapshot) -> TargetEntry {
+    TargetEntry {
+        model: target.model,
+        state: target.state.to_owned(),
+        failures: target.failures,
+        in_flight: u64::from(target.in_flight),
+        latency_ms: target.latency.map(|latency| latency.as_micros() as f64 / 1000.0),
     }
 }
 

@@ -26,6 +26,7 @@ mod observing;
 pub mod overrides;
 mod path;
 mod prices;
+mod provider_keys;
 mod providers;
 pub mod reference;
 mod routing;

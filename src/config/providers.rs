@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::address::BaseUrl;
 use super::observing::{header_name, method, origin};
+use super::provider_keys::{KeySettings, read_api_keys};
 use super::schema::Key;
 use super::section::{MILLISECOND, Section, TEN_YEARS};
 use crate::domain::{Dialect, Glob, Secret};
@@ -52,17 +53,21 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "providers.<name>.api_keys",
         "[]",
-        "Instead of `api_key`: a list of one key (later several, pooled).",
+        "Instead of `api_key`: several keys that take turns; one that is refused, penniless or at its rate is left alone for a while.",
     )
     .secret(),
-    Key::new("providers.<name>.api_keys[].id", "none", "The key's name."),
+    Key::new(
+        "providers.<name>.api_keys[].id",
+        "`key-1`, `key-2` …",
+        "The key's name in records, logs and `/manage/providers`.",
+    )
+    .computed(),
     Key::new("providers.<name>.api_keys[].key", "none", "The key.").secret(),
     Key::new(
         "providers.<name>.api_keys[].limits",
         "none",
-        "Limits of this key: `{rpm, tpm}`.",
-    )
-    .inactive(),
+        "What the provider allows this key a minute, `{rpm, tpm}`: requests above wait here, at most `router.max_wait`.",
+    ),
     Key::new(
         "providers.<name>.headers.<header>",
         "none",
@@ -146,15 +151,13 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "providers.<name>.max_concurrency",
         "none",
-        "Requests under way at once.",
-    )
-    .inactive(),
+        "Requests under way at once; the next ones wait, at most `router.max_wait`, then the next target.",
+    ),
     Key::new(
         "providers.<name>.max_queue",
         "100",
-        "Requests that wait for a place.",
-    )
-    .inactive(),
+        "Requests that wait for a place; further ones go to the next target at once.",
+    ),
     Key::new(
         "providers.<name>.include_usage",
         "auto",
@@ -177,8 +180,12 @@ pub struct ProviderSettings {
     pub api_version: Option<String>,
     /// Root certificates (PEM) that are trusted instead of the system's.
     pub ca_file: Option<PathBuf>,
-    /// The installation's key; `None`: only projects with an own key can use it.
-    pub api_key: Option<Secret>,
+    /// The installation's keys; none: only projects with an own key can use it.
+    pub api_keys: Vec<KeySettings>,
+    /// Requests under way at once; `None`: as many as come.
+    pub max_concurrency: Option<u32>,
+    /// Requests that wait for a place.
+    pub max_queue: u32,
     /// Added to every request to it.
     pub headers: Vec<(String, Secret)>,
     /// Paths it serves; empty: the dialect's inference paths, models and realtime.
@@ -273,7 +280,9 @@ impl ProviderSettings {
             base_url,
             api_version: None,
             ca_file: None,
-            api_key: None,
+            api_keys: Vec::new(),
+            max_concurrency: None,
+            max_queue: 100,
             headers: Vec::new(),
             allowed_endpoints: Vec::new(),
             allowed_methods: Vec::new(),
@@ -409,7 +418,9 @@ impl ProviderSettings {
         Self {
             api_version: read_api_version(own, dialect),
             ca_file: read_ca_file(own),
-            api_key: read_api_key(own),
+            api_keys: read_api_keys(own),
+            max_concurrency: own.optional_number("max_concurrency", 1..=1_000_000),
+            max_queue: own.number("max_queue", 100, 0..=100_000),
             headers: read_headers(own),
             allowed_endpoints: own.checked_list("allowed_endpoints", Vec::new(), endpoint),
             allowed_methods: own.checked_list("allowed_methods", Vec::new(), method),
@@ -469,20 +480,6 @@ fn read_ca_file(own: &Section<'_>) -> Option<PathBuf> {
         Err(fault) => own.refuse("ca_file", &format!("cannot be used: {fault}")),
     }
     Some(path)
-}
-
-fn read_api_key(own: &Section<'_>) -> Option<Secret> {
-    if own.has("api_key") && own.has("api_keys") {
-        own.refuse("api_keys", "stands beside `api_key`; keep one of them");
-    }
-    let mut keys = own.secrets("api_keys");
-    if keys.len() > 1 {
-        own.refuse(
-            "api_keys",
-            "with more than one key is not supported in this version; write one",
-        );
-    }
-    own.secret("api_key").or_else(|| keys.pop())
 }
 
 fn read_headers(own: &Section<'_>) -> Vec<(String, Secret)> {

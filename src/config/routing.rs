@@ -1,5 +1,6 @@
 //! `models` and `router`: which targets a public name has, and what happens when one fails.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use super::nearest::nearest;
@@ -36,15 +37,13 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "models.<name>.fallbacks",
         "[]",
-        "Other public names to try when all targets fail.",
-    )
-    .inactive(),
+        "Other public names whose targets are tried, in this order, when those of this one cannot answer.",
+    ),
     Key::new(
         "models.<name>.timeouts.first_token",
         "none",
-        "Longest wait for the first token.",
-    )
-    .inactive(),
+        "Longest wait for the first words of a stream, from the sent request, while another target could answer instead.",
+    ),
     Key::new(
         "models.<name>.context_window",
         "none",
@@ -59,29 +58,29 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "router.retry_base_delay",
         "500ms",
-        "First pause between attempts; doubled each time.",
-    )
-    .inactive(),
-    Key::new("router.retry_max_delay", "8s", "Longest pause between attempts.").inactive(),
+        "First pause before the same targets are tried again; doubled each time, shortened by up to a half at random.",
+    ),
+    Key::new("router.retry_max_delay", "8s", "Longest pause between attempts."),
     Key::new(
         "router.max_wait",
         "60s",
-        "Longest wait for a provider that says when to come back.",
-    )
-    .inactive(),
+        "Longest wait of a request in all: for a provider that says when to come back, for a place, for the rate of a key.",
+    ),
     Key::new(
         "router.retry_budget",
         "0.2",
         "Further attempts per target in ten seconds: 10 and this share of its requests.",
-    )
-    .inactive(),
+    ),
     Key::new(
         "router.retry_ambiguous",
         "auto",
-        "What is tried again when a request may have reached the provider: `never`, `auto`, `always`.",
-    )
-    .inactive(),
-    Key::new("router.heartbeat", "off", "Comments on a stream while it waits.").inactive(),
+        "What is tried again when a request may have reached the provider: `never`; `auto`: a close on a reused connection once more, on a fresh one at the next target (inference paths); `always`: time-outs too.",
+    ),
+    Key::new(
+        "router.heartbeat",
+        "off",
+        "So often a client that waits for its stream gets a comment. The head (200) is out with the first: what fails later comes as an error event.",
+    ),
     Key::new(
         "router.cooldown.failures",
         "5",
@@ -107,7 +106,11 @@ pub struct ModelSettings {
     pub targets: Vec<TargetSettings>,
     /// How a target is chosen.
     pub strategy: Strategy,
-    /// Tokens the model can read, for people and `/v1/models`.
+    /// Other public names whose targets stand in, in this order.
+    pub fallbacks: Vec<String>,
+    /// `timeouts.first_token`.
+    pub first_token: Option<Duration>,
+    /// Tokens the model can read, for people, `/v1/models`, and for what a too long prompt falls back to.
     pub context_window: Option<u64>,
     /// Tokens the model can write.
     pub max_output_tokens: Option<u64>,
@@ -153,8 +156,61 @@ pub enum UnknownModels {
 pub struct RouterSettings {
     /// Further attempts in all.
     pub retries: u32,
+    /// First pause before the same targets are tried again.
+    pub retry_base_delay: Duration,
+    /// Longest pause.
+    pub retry_max_delay: Duration,
+    /// Longest wait of a request in all.
+    pub max_wait: Duration,
+    /// Further attempts per target in ten seconds: 10 and this share of its requests.
+    pub retry_budget: Share,
+    /// What is tried again when a request may have reached the provider.
+    pub retry_ambiguous: RetryAmbiguous,
+    /// How often a client that waits for its stream gets a comment.
+    pub heartbeat: Option<Duration>,
     /// The breaker of each target.
     pub cooldown: CooldownSettings,
+}
+
+/// `router.retry_ambiguous`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RetryAmbiguous {
+    /// Nothing.
+    Never,
+    /// A close without an answer; time-outs not.
+    Auto,
+    /// Time-outs too.
+    Always,
+}
+
+/// A part of something, as `0.2`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// In thousandths.
+    pub thousandths: u32,
+}
+
+impl FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            "is no share; write a number from 0 to 100 with at most three digits behind the point, as `0.2`"
+                .to_owned()
+        };
+        let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+        if part.len() > 3 || whole.is_empty() || !text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+            return Err(wrong());
+        }
+        let whole: u32 = whole.parse().map_err(|_| wrong())?;
+        let part: u32 = format!("{part:0<3}").parse().map_err(|_| wrong())?;
+        if whole > 100 {
+            return Err(wrong());
+        }
+        Ok(Self {
+            thousandths: whole * 1000 + part,
+        })
+    }
 }
 
 /// `router.cooldown`.
@@ -172,6 +228,12 @@ impl Default for RouterSettings {
     fn default() -> Self {
         Self {
             retries: 2,
+            retry_base_delay: Duration::from_millis(500),
+            retry_max_delay: Duration::from_secs(8),
+            max_wait: Duration::from_mins(1),
+            retry_budget: Share { thousandths: 200 },
+            retry_ambiguous: RetryAmbiguous::Auto,
+            heartbeat: None,
             cooldown: CooldownSettings::default(),
         }
     }
@@ -191,7 +253,10 @@ impl ModelSettings {
     /// All of `models`; `providers` are the names that targets may use.
     pub(super) fn read_all(root: &Section<'_>, providers: &[&str]) -> Vec<Self> {
         let mut models = Vec::new();
-        for (name, section) in root.named("models") {
+        let named = root.named("models");
+        let names: Vec<String> = named.iter().map(|(name, _)| name.clone()).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        for (name, section) in named {
             let models_section = root.section("models");
             if name.is_empty()
                 || name.len() > 256
@@ -209,12 +274,12 @@ impl ModelSettings {
                 );
                 continue;
             };
-            models.push(Self::read(&section, name, providers));
+            models.push(Self::read(&section, name, &names, providers));
         }
         models
     }
 
-    fn read(section: &Section<'_>, name: String, providers: &[&str]) -> Self {
+    fn read(section: &Section<'_>, name: String, names: &[&str], providers: &[&str]) -> Self {
         let targets: Vec<TargetSettings> = section
             .items("targets")
             .iter()
@@ -230,6 +295,19 @@ impl ModelSettings {
         } else if !targets.is_empty() && targets.iter().all(|target| target.weight == 0) {
             section.refuse("targets", "has no target with a weight above 0");
         }
+        let fallbacks = section.checked_list("fallbacks", Vec::new(), |text| Ok(text.to_owned()));
+        for (index, fallback) in fallbacks.iter().enumerate() {
+            if *fallback == name {
+                section.refuse("fallbacks", "names the model itself");
+            } else if !names.contains(&fallback.as_str()) {
+                section.refuse(
+                    "fallbacks",
+                    &format!("names `{fallback}`, which is none of `models`"),
+                );
+            } else if fallbacks[..index].contains(fallback) {
+                section.refuse("fallbacks", &format!("names `{fallback}` twice"));
+            }
+        }
         Self {
             name,
             targets,
@@ -244,6 +322,10 @@ impl ModelSettings {
                 ],
                 &[],
             ),
+            fallbacks,
+            first_token: section
+                .section("timeouts")
+                .optional_duration("first_token", MILLISECOND..=TEN_YEARS),
             context_window: section.optional_number("context_window", 1..=MOST_TOKENS),
             max_output_tokens: section.optional_number("max_output_tokens", 1..=MOST_TOKENS),
         }
@@ -304,8 +386,28 @@ impl RouterSettings {
             let key = if cooldown.has("max") { "max" } else { "duration" };
             cooldown.refuse(key, "`max` is shorter than `duration`");
         }
+        let pause = |key: &str, default| section.duration(key, default, Duration::ZERO..=TEN_YEARS);
         Self {
             retries: section.number("retries", default.retries, 0..=100),
+            retry_base_delay: pause("retry_base_delay", default.retry_base_delay),
+            retry_max_delay: pause("retry_max_delay", default.retry_max_delay),
+            max_wait: pause("max_wait", default.max_wait),
+            retry_budget: section.fraction("retry_budget", default.retry_budget),
+            retry_ambiguous: section.choice(
+                "retry_ambiguous",
+                default.retry_ambiguous,
+                &[
+                    ("never", RetryAmbiguous::Never),
+                    ("auto", RetryAmbiguous::Auto),
+                    ("always", RetryAmbiguous::Always),
+                ],
+                &[],
+            ),
+            heartbeat: if section.is_text("heartbeat", "off") {
+                None
+            } else {
+                section.optional_duration("heartbeat", Duration::from_millis(100)..=TEN_YEARS)
+            },
             cooldown: settings,
         }
     }

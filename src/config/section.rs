@@ -216,6 +216,11 @@ impl<'a> Section<'a> {
         self.scalar(key, |value| value.number(&range)).unwrap_or(default)
     }
 
+    /// A number with a point, as its own type reads it.
+    pub fn fraction<T: FromStr<Err = String>>(&self, key: &str, default: T) -> T {
+        self.scalar(key, |value| value.text().parse()).unwrap_or(default)
+    }
+
     pub fn optional_number<T>(&self, key: &str, range: RangeInclusive<T>) -> Option<T>
     where
         T: FromStr + PartialOrd + Display + Copy,
@@ -350,7 +355,8 @@ impl<'a> Section<'a> {
     }
 
     /// The secrets of a list whose items are secrets or mappings with a `key`.
-    pub fn secrets(&self, key: &str) -> Vec<Secret> {
+    /// A list of secrets, each by itself or as `key` of a section that says more of it.
+    pub fn secrets(&self, key: &str) -> Vec<(Option<Self>, Secret)> {
         let Some(node) = self.value(key) else {
             return Vec::new();
         };
@@ -369,9 +375,12 @@ impl<'a> Section<'a> {
                 if !section.has("key") {
                     section.refuse("key", "is missing");
                 }
-                section.secret("key")
+                let secret = section.secret("key")?;
+                Some((Some(section), secret))
             }
-            _ => self.read(item, &path.index(index), |value| value.secret()),
+            _ => self
+                .read(item, &path.index(index), |value| value.secret())
+                .map(|secret| (None, secret)),
         };
         items.iter().enumerate().filter_map(item).collect()
     }

@@ -11,11 +11,13 @@ pub use super::management::{
 };
 pub use super::observing::{AuditSettings, CorsSettings, LogFormat, LoggingSettings};
 pub use super::prices::{PriceSettings, UnknownPrice};
+pub use super::provider_keys::KeySettings;
 pub use super::providers::{
     Http2, IncludeUsage, ProviderConnection, ProviderSettings, ProviderSource, ProviderTimeouts, SharedState,
 };
 pub use super::routing::{
-    CooldownSettings, ModelSettings, RouterSettings, Strategy, TargetSettings, UnknownModels,
+    CooldownSettings, ModelSettings, RetryAmbiguous, RouterSettings, Share, Strategy, TargetSettings,
+    UnknownModels,
 };
 pub use super::server::{ExposedHeaders, ServerSettings};
 pub use super::stores::{DatabaseDriver, DatabaseSettings, EncryptionSettings, RedisSettings};

@@ -14,6 +14,7 @@ pub mod query;
 mod scan;
 pub mod splice;
 pub mod sse;
+pub mod stainless;
 pub mod stream_error;
 pub mod usage;
 pub mod websocket;

@@ -55,6 +55,14 @@ impl Timestamp {
             .map_or_else(|_| "1970-01-01T00:00:00Z".to_owned(), |t| t.to_string())
     }
 
+    /// Reads a date of HTTP (RFC 9110 §5.6.7) in its usual form.
+    pub fn parse_http(text: &str) -> Option<Self> {
+        jiff::fmt::rfc2822::DateTimeParser::new()
+            .parse_timestamp(text.as_bytes())
+            .ok()
+            .map(|time| Self(time.as_microsecond()))
+    }
+
     /// Reads RFC 3339 with any offset.
     ///
     /// # Errors

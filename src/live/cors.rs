@@ -4,7 +4,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 /// The answer fields a browser may read.
 const EXPOSED: &str = "X-Request-ID, X-Proxy, X-LLM-Proxy-Origin, X-LLM-Proxy-Provider, X-LLM-Proxy-Model, \
-X-LLM-Proxy-Attempts, X-LLM-Proxy-Error-Code, X-PROXY-CACHE, X-PROXY-CACHE-KEY, Cache-Status, Age, Retry-After, \
+X-LLM-Proxy-Attempts, X-LLM-Proxy-Waited-Ms, X-LLM-Proxy-Error-Code, X-PROXY-CACHE, X-PROXY-CACHE-KEY, Cache-Status, Age, Retry-After, \
 X-Proxy-Received-At, X-Proxy-First-Response-At, X-Proxy-Final-Response-At, X-Upstream-Request-Start, \
 X-Upstream-Request-Stop, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests";
 

@@ -493,6 +493,9 @@ impl ProviderView for World {
             health: ProviderHealth::Healthy,
             cooldowns: Vec::new(),
             in_flight: 0,
+            waiting: 0,
+            targets: Vec::new(),
+            keys: Vec::new(),
         };
         vec![
             entry("openai", Dialect::OpenAi, KeyState::Configured),

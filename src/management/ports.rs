@@ -57,6 +57,43 @@ pub struct ProviderEntry {
     pub cooldowns: Vec<Cooldown>,
     /// Requests under way.
     pub in_flight: u64,
+    /// Requests that wait for a place or for the rate of a key.
+    pub waiting: u64,
+    /// Its targets: the configured ones, and those that clients named and that are cooling, failing or in use.
+    pub targets: Vec<TargetEntry>,
+    /// Its keys in the configuration, by their names.
+    pub keys: Vec<KeyEntry>,
+}
+
+/// One model at a provider.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct TargetEntry {
+    /// The provider's name of the model; empty for calls without one.
+    pub model: String,
+    /// `closed`, `open` (left alone) or `half_open` (one request tries it).
+    pub state: String,
+    /// Failures in a row.
+    pub failures: u32,
+    /// Requests under way.
+    pub in_flight: u64,
+    /// Milliseconds to the head of its good answers, of late; absent before the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<f64>,
+}
+
+/// One key of a provider, without the key.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct KeyEntry {
+    /// Its name.
+    pub id: String,
+    /// `ok`, or why it is left alone: `refused`, `money`, `rate_limited`.
+    pub state: String,
+    /// Until when it is left alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<super::openapi::shapes::Time>")]
+    pub until: Option<Timestamp>,
+    /// Requests that wait for its rate.
+    pub waiting: u64,
 }
 
 /// Whether a provider has a key of its own.

@@ -16,7 +16,10 @@ use crate::limit::{Limiter, Spent};
 use crate::metering::meter::prompt_tokens;
 use crate::metering::{Ledger, Meter, Metered, Opened};
 use crate::upstream::catalogue::Target;
-use crate::upstream::{KeyOwner, Provider};
+use crate::upstream::health::InFlight;
+use crate::upstream::pace::Paced;
+use crate::upstream::places::Place;
+use crate::upstream::{AttemptKey, KeyOwner};
 
 /// Longest of the client's words that are recorded, in characters.
 const MOST_CHARACTERS: usize = 256;
@@ -30,12 +33,23 @@ pub struct Bill {
     attempts: Vec<AttemptRecord>,
     /// The attempt that left for a provider and whose end is not known.
     under_way: Option<UnderWay>,
+    /// What the attempt under way takes at its provider, until the provider has said all.
+    pub(super) turn: Option<Turn>,
+    /// What the attempt under way took of its key's rate.
+    pub(super) paced: Option<Paced>,
     /// What it has reserved, on disk.
     pub(super) opened: Option<Opened>,
     /// Its record is made.
     settled: bool,
     /// What it came to.
     pub total: Option<Total>,
+}
+
+/// A place at a provider, and being counted there.
+#[derive(Debug)]
+pub(super) struct Turn {
+    pub _place: Place,
+    pub _in_flight: Option<InFlight>,
 }
 
 /// What a request came to.
@@ -73,7 +87,9 @@ struct Asked {
     provider: Arc<str>,
     dialect: Dialect,
     model: Option<Arc<str>>,
-    key: KeyOwner,
+    /// The public name whose price counts, where it is not the one asked for.
+    public: Option<Arc<str>>,
+    key: Arc<str>,
     status: u16,
     /// What the responses of a session have cost, each by itself.
     paid: Option<NanoUsd>,
@@ -81,18 +97,14 @@ struct Asked {
 
 impl Bill {
     /// A request leaves for a provider.
-    pub(super) fn begin(
-        &mut self,
-        provider: &Provider,
-        model: Option<&Arc<str>>,
-        key: KeyOwner,
-        kind: StreamKind,
-    ) {
+    pub(super) fn begin(&mut self, target: &Target, key: Arc<str>, kind: StreamKind) {
+        let provider = &target.provider;
         self.under_way = Some(UnderWay {
             to: Asked {
                 provider: Arc::clone(&provider.name),
                 dialect: provider.dialect,
-                model: model.cloned(),
+                model: target.model.clone(),
+                public: target.public.clone(),
                 key,
                 status: 0,
                 paid: None,
@@ -134,9 +146,15 @@ impl Bill {
 
 impl EdgeProxy {
     /// A request leaves for a provider with this key.
-    pub(super) fn open_bill(&self, ctx: &mut RequestCtx, to: &Target, key: KeyOwner) {
+    pub(super) fn open_bill(&self, ctx: &mut RequestCtx, to: &Target, owner: KeyOwner, key: &AttemptKey) {
         let kind = ctx.stream_kind().unwrap_or(StreamKind::Other);
-        ctx.bill.begin(&to.provider, to.model.as_ref(), key, kind);
+        let key = match (owner, key.pooled()) {
+            (KeyOwner::Installation, Some(key)) => Arc::clone(&key.id),
+            (KeyOwner::Installation, None) => "installation".into(),
+            (KeyOwner::Project, _) => "project".into(),
+            (KeyOwner::Nobody, _) => "none".into(),
+        };
+        ctx.bill.begin(to, key, kind);
         if ctx.bill.closer.is_none() {
             ctx.bill.closer = Some(Closer {
                 ledger: Arc::clone(&self.ledger),
@@ -149,11 +167,12 @@ impl EdgeProxy {
 
     /// The attempt under way came to nothing, and another may follow. What it may have cost is charged: its input, as far as
     /// the provider can have read it, when no answer came at all.
-    pub(super) async fn close_attempt(&self, ctx: &mut RequestCtx) {
+    pub(super) async fn close_attempt(&self, ctx: &mut RequestCtx, may_have_cost: bool) {
+        ctx.bill.turn = None;
         let Some(status) = ctx.bill.under_way.as_ref().map(|attempt| attempt.to.status) else {
             return;
         };
-        let unanswered = status == 0 && is_priced(ctx);
+        let unanswered = may_have_cost && may_cost(ctx, status);
         let prompt = if unanswered {
             let body = request_text(ctx);
             counted(move || prompt_tokens(&body)).await.unwrap_or(0)
@@ -173,6 +192,7 @@ impl EdgeProxy {
             estimated: unanswered && told.is_none(),
         };
         let record = self.price(ctx, &attempt.to, metered);
+        pace(ctx.bill.paced.take(), &record, attempt.to.dialect);
         ctx.bill.attempts.push(record);
     }
 
@@ -194,6 +214,7 @@ impl EdgeProxy {
         };
         if let (Some(attempt), Some(metered)) = (ctx.bill.under_way.take(), counted) {
             let record = self.price(ctx, &attempt.to, metered);
+            pace(ctx.bill.paced.take(), &record, attempt.to.dialect);
             ctx.bill.attempts.push(record);
         }
         ctx.bill.settled = true;
@@ -256,6 +277,17 @@ impl EdgeProxy {
     }
 }
 
+/// The key's rate is told what was used: Anthropic counts what it reads anew, the others everything. A refusal uses nothing.
+fn pace(paced: Option<Paced>, record: &AttemptRecord, dialect: Dialect) {
+    let Some(mut paced) = paced else { return };
+    let usage = &record.usage;
+    let used = match dialect {
+        Dialect::Anthropic => usage.prompt.saturating_sub(usage.cache_read),
+        Dialect::OpenAi | Dialect::Azure | Dialect::Demo => usage.prompt.saturating_add(usage.completion),
+    };
+    paced.correct(used);
+}
+
 /// The provider's name for the model, else the one asked for.
 fn model_of(ctx: &RequestCtx, attempt: &Asked) -> String {
     match &attempt.model {
@@ -265,7 +297,10 @@ fn model_of(ctx: &RequestCtx, attempt: &Asked) -> String {
 }
 
 fn price_of<'a>(ctx: &'a RequestCtx, attempt: &Asked) -> Option<&'a ModelPrice> {
-    let asked = ctx.asked_model().unwrap_or_default();
+    let asked = match &attempt.public {
+        Some(public) => public.to_string(),
+        None => ctx.asked_model().unwrap_or_default(),
+    };
     find_price(
         ctx,
         &asked,
@@ -299,12 +334,7 @@ fn attempt_record(ctx: &RequestCtx, attempt: &Asked, metered: Metered) -> Attemp
     AttemptRecord {
         provider: attempt.provider.to_string(),
         model: (!model.is_empty()).then(|| shortened(&model)),
-        key_id: match attempt.key {
-            KeyOwner::Project => "project",
-            KeyOwner::Installation => "installation",
-            KeyOwner::Nobody => "none",
-        }
-        .to_owned(),
+        key_id: attempt.key.to_string(),
         status: attempt.status,
         usage: metered.usage,
         cost_nano_usd: cost.nanos(),

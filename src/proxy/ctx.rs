@@ -80,6 +80,14 @@ impl RequestCtx {
             .is_some_and(|path| path.class == PathClass::Realtime)
     }
 
+    /// Whether the client asked for its answer as a stream.
+    pub fn asks_for_stream(&self) -> bool {
+        match &self.body {
+            RequestBody::Held(held) => held.streaming(),
+            RequestBody::Unread | RequestBody::Streamed => false,
+        }
+    }
+
     /// How a stream of this path is written.
     pub fn stream_kind(&self) -> Option<StreamKind> {
         self.path.as_ref().map(|path| path.facts.stream)
@@ -112,6 +120,7 @@ impl RequestCtx {
     /// The provider has said all it has to say: the request's places under way are free. What it reserved of budgets stays
     /// until it is settled.
     pub fn end_places(&mut self) {
+        self.bill.turn = None;
         if let Some(reservation) = &mut self.reservation {
             reservation.end_places();
         }

@@ -43,6 +43,10 @@ pub(super) fn decorate(
     if exposed.attempts && served.attempts > 0 {
         answer.insert_header("x-llm-proxy-attempts", served.attempts)?;
     }
+    if exposed.attempts && !served.paused.is_zero() {
+        let millis = u64::try_from(served.paused.as_millis()).unwrap_or(u64::MAX);
+        answer.insert_header("x-llm-proxy-waited-ms", millis)?;
+    }
     if exposed.cost
         && let Some(total) = ctx.bill.total
     {

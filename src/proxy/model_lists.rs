@@ -237,7 +237,8 @@ fn list_request(provider: &Provider, project_key: Option<&Secret>) -> Option<Req
     let mut head =
         RequestHeader::build_no_case("GET", provider.address(target, None).as_bytes(), Some(8)).ok()?;
     let none = http::HeaderMap::new();
-    let dressed = provider.dress(project_key, &none, |name, value| {
+    let pooled = provider.keys.any();
+    let dressed = provider.dress(project_key, pooled, &none, |name, value| {
         // a field that cannot be inserted is one that cannot be sent: the provider will say so
         let _ = head.insert_header(name.clone(), value);
     });

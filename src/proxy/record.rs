@@ -98,6 +98,8 @@ impl EdgeProxy {
             duration,
             time_to_first_byte: ctx.outcome.first_byte,
             attempts: served.attempts,
+            waited: served.paused,
+            failed_attempts: served.failures(),
             used: ctx.bill.total.map(used),
             cache: ctx.cache.outcome.map(CacheOutcome::as_str),
             outcome: match ctx.outcome.ending {

@@ -225,7 +225,7 @@ fn price_at<'a>(ctx: &'a RequestCtx, target: &Target, asked: &str) -> Option<&'a
     let provider = &target.provider;
     find_price(
         ctx,
-        asked,
+        target.public.as_deref().unwrap_or(asked),
         &provider.name,
         provider.dialect,
         target.model.as_deref(),

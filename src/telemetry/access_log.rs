@@ -75,6 +75,10 @@ pub struct AccessLine {
     pub time_to_first_byte: Option<Duration>,
     /// Tries at providers.
     pub attempts: u32,
+    /// Time spent waiting for a place, for the rate of a key, or between attempts.
+    pub waited: Duration,
+    /// Tries that came to nothing, in words.
+    pub failed_attempts: Option<Box<str>>,
     /// What it used and cost; nothing when it reached no provider.
     pub used: Option<UsedLine>,
     /// The word of `X-PROXY-CACHE`.
@@ -129,6 +133,10 @@ impl AccessLine {
         line.optional(fields::MODEL, self.model.as_ref());
         line.optional(fields::SERVED_MODEL, self.served_model.as_ref());
         line.number(fields::ATTEMPTS, u64::from(self.attempts));
+        if !self.waited.is_zero() {
+            line.float(fields::WAITED_MILLIS, millis(self.waited));
+        }
+        line.optional(fields::FAILED_ATTEMPTS, self.failed_attempts.as_ref());
         if let Some(used) = &self.used {
             line.number(fields::PROMPT_TOKENS, used.prompt_tokens);
             line.number(fields::COMPLETION_TOKENS, used.completion_tokens);

@@ -34,6 +34,10 @@ pub const MODEL: &str = "model";
 pub const SERVED_MODEL: &str = "served_model";
 /// Tries at providers.
 pub const ATTEMPTS: &str = "attempts";
+/// Time spent waiting for a place, for the rate of a key, or between attempts.
+pub const WAITED_MILLIS: &str = "waited_ms";
+/// Attempts that came to nothing: provider, model, key, cause, duration.
+pub const FAILED_ATTEMPTS: &str = "failed_attempts";
 /// What the HTTP cache did.
 pub const CACHE: &str = "cache";
 /// Bytes of the request's body.

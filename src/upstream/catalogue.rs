@@ -2,15 +2,20 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::choose::Wheel;
 use super::health::{Breaker, BreakerSnapshot, HealthRegistry, TargetKey};
+use super::keys::KeyRegistry;
+use super::places::{PlaceLimits, Places};
 use super::provider::{Provider, UnsendableHeader};
 use super::rules::{RequestFacts, check_class_method, endpoint_not_found};
 use super::target::{ConnectorRegistry, UnusableCaFile};
-use crate::config::{CooldownSettings, ModelSettings, Settings, UnknownModels};
+use crate::config::{ModelSettings, ProviderSettings, RouterSettings, Settings, UnknownModels};
 use crate::domain::{Clock, Denial, Dialect, PathClass};
 
 /// One place where a model is served.
@@ -20,6 +25,10 @@ pub struct Target {
     pub provider: Arc<Provider>,
     /// The provider's name for the model; `None` for calls without one.
     pub model: Option<Arc<str>>,
+    /// The public name it stands for, where the operator configured one: what it costs may be said by that name.
+    pub public: Option<Arc<str>>,
+    /// Tokens its model can read.
+    pub context_window: Option<u64>,
     /// Share among equals.
     pub weight: u32,
     /// Under `priority` the lowest number comes first.
@@ -32,13 +41,31 @@ pub struct Target {
 pub struct Model {
     /// The public name.
     pub name: Arc<str>,
-    /// Where it is served; at least one.
-    pub targets: Vec<Target>,
+    /// Where it is served, at least one; behind them those of its fallbacks.
+    pub(super) all: Vec<Target>,
+    /// Its own targets, then those of each fallback.
+    pub(super) groups: Vec<Group>,
+    /// `timeouts.first_token`.
+    pub first_token: Option<Duration>,
     /// Tokens the model can read.
     pub context_window: Option<u64>,
     /// Tokens the model can write.
     pub max_output_tokens: Option<u64>,
-    pub(super) wheel: Wheel,
+}
+
+/// Targets of one public name, as a part of [`Model::all`].
+#[derive(Debug)]
+pub(super) struct Group {
+    pub range: Range<usize>,
+    pub wheel: Arc<Wheel>,
+}
+
+impl Model {
+    /// Its own targets; at least one.
+    pub fn targets(&self) -> &[Target] {
+        let own = self.groups.first().map_or(0, |group| group.range.end);
+        &self.all[..own]
+    }
 }
 
 /// Providers and models of one configuration; part of a snapshot, immutable.
@@ -50,10 +77,8 @@ pub struct Catalogue {
     pub(super) models: Vec<Arc<Model>>,
     pub(super) by_name: HashMap<Arc<str>, Arc<Model>>,
     pub(super) upstreams: Arc<Upstreams>,
-    /// When breakers open.
-    pub cooldown: CooldownSettings,
-    /// Further attempts in all, for each request.
-    pub retries: u32,
+    /// When breakers open, how often and how long requests are tried.
+    pub router: Arc<RouterSettings>,
 }
 
 /// Why a configuration gives no catalogue.
@@ -80,6 +105,8 @@ pub struct Upstreams {
     clock: Arc<dyn Clock>,
     connectors: ConnectorRegistry,
     pub(super) health: HealthRegistry,
+    pub(super) keys: KeyRegistry,
+    places: Mutex<HashMap<String, Arc<Places>>>,
 }
 
 /// A provider as operators see it.
@@ -95,8 +122,23 @@ pub struct ProviderSnapshot {
     pub has_key: bool,
     /// Attempts that run now.
     pub in_flight: u32,
+    /// Requests that wait for a place or for the rate of a key.
+    pub waiting: u32,
+    /// Its keys, without what they are.
+    pub keys: Vec<KeySnapshot>,
     /// Its targets: the configured ones and those that are cooling, failing or in use.
     pub targets: Vec<BreakerSnapshot>,
+}
+
+/// A key of the installation as operators see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeySnapshot {
+    /// Its name.
+    pub id: String,
+    /// How long it is left alone, and why.
+    pub benched: Option<(Duration, &'static str)>,
+    /// Requests that wait for its rate.
+    pub waiting: u32,
 }
 
 impl fmt::Debug for Upstreams {
@@ -112,6 +154,8 @@ impl Upstreams {
             clock,
             connectors: ConnectorRegistry::default(),
             health: HealthRegistry::default(),
+            keys: KeyRegistry::default(),
+            places: Mutex::new(HashMap::new()),
         })
     }
 
@@ -126,15 +170,21 @@ impl Upstreams {
                     Some(self.connectors.connector(one, &self.clock)?)
                 }
             };
-            providers.push(Arc::new(Provider::new(one, connector)?));
+            let provider = Provider::new(one, connector, &self.keys, self.places(one))?;
+            providers.push(Arc::new(provider));
         }
         let default_provider = find(&providers, &settings.default_provider, || {
             "default_provider".to_owned()
         })?;
-        let mut models = Vec::with_capacity(settings.models.len());
+        let mut own = Vec::with_capacity(settings.models.len());
         for model in &settings.models {
-            models.push(Arc::new(self.model(model, &providers)?));
+            own.push(self.own_targets(model, &providers)?);
         }
+        let models = settings
+            .models
+            .iter()
+            .map(|model| Arc::new(assemble(model, settings, &own)));
+        let models: Vec<Arc<Model>> = models.collect();
         let by_name = models
             .iter()
             .map(|model| (Arc::clone(&model.name), Arc::clone(model)))
@@ -146,12 +196,33 @@ impl Upstreams {
             models,
             by_name,
             upstreams: Arc::clone(self),
-            cooldown: settings.router.cooldown.clone(),
-            retries: settings.router.retries,
+            router: Arc::new(settings.router.clone()),
         })
     }
 
-    fn model(&self, settings: &ModelSettings, providers: &[Arc<Provider>]) -> Result<Model, CatalogueError> {
+    /// Places and who waits for them outlive a reload.
+    fn places(&self, settings: &ProviderSettings) -> Arc<Places> {
+        let limits = PlaceLimits {
+            most: settings.max_concurrency,
+            queue: settings.max_queue,
+        };
+        let mut places = self.places.lock();
+        places.retain(|name, places| *name == settings.name || Arc::strong_count(places) > 1);
+        if let Some(known) = places.get(&settings.name) {
+            known.set(limits);
+            return Arc::clone(known);
+        }
+        let new = Places::new(limits);
+        places.insert(settings.name.clone(), Arc::clone(&new));
+        new
+    }
+
+    fn own_targets(
+        &self,
+        settings: &ModelSettings,
+        providers: &[Arc<Provider>],
+    ) -> Result<OwnTargets, CatalogueError> {
+        let public: Arc<str> = settings.name.as_str().into();
         let mut targets = Vec::with_capacity(settings.targets.len());
         for target in &settings.targets {
             let provider = find(providers, &target.provider, || {
@@ -166,23 +237,53 @@ impl Upstreams {
             targets.push(Target {
                 provider,
                 model: Some(model),
+                public: Some(Arc::clone(&public)),
+                context_window: settings.context_window,
                 weight: target.weight,
                 priority: target.priority,
                 breaker,
             });
         }
-        Ok(Model {
-            name: settings.name.as_str().into(),
-            wheel: Wheel::new(settings.strategy, targets.len()),
+        Ok(OwnTargets {
+            wheel: Arc::new(Wheel::new(settings.strategy, targets.len())),
             targets,
-            context_window: settings.context_window,
-            max_output_tokens: settings.max_output_tokens,
         })
     }
 
     /// Forgets the breakers of targets that no catalogue names any more. Call it after a swap.
     pub fn forget_unused(&self) {
         self.health.forget_unused();
+    }
+}
+
+/// The targets of one public name, before its fallbacks are known.
+struct OwnTargets {
+    targets: Vec<Target>,
+    wheel: Arc<Wheel>,
+}
+
+/// A model with the targets of its fallbacks, which take the turns that they take for their own name.
+fn assemble(settings: &ModelSettings, all: &Settings, own: &[OwnTargets]) -> Model {
+    let (mut targets, mut groups) = (Vec::new(), Vec::new());
+    for name in std::iter::once(&settings.name).chain(&settings.fallbacks) {
+        let Some(part) = all.models.iter().position(|model| model.name == *name) else {
+            continue;
+        };
+        let part = &own[part];
+        let from = targets.len();
+        targets.extend(part.targets.iter().cloned());
+        groups.push(Group {
+            range: from..targets.len(),
+            wheel: Arc::clone(&part.wheel),
+        });
+    }
+    Model {
+        name: settings.name.as_str().into(),
+        all: targets,
+        groups,
+        first_token: settings.first_token,
+        context_window: settings.context_window,
+        max_output_tokens: settings.max_output_tokens,
     }
 }
 
@@ -202,6 +303,11 @@ fn find(
 }
 
 impl Catalogue {
+    /// What is known of keys.
+    pub fn key_registry(&self) -> &KeyRegistry {
+        &self.upstreams.keys
+    }
+
     /// The provider of that name.
     pub fn provider(&self, name: &str) -> Option<&Arc<Provider>> {
         self.providers.iter().find(|provider| *provider.name == *name)
@@ -285,6 +391,8 @@ impl Catalogue {
                     base_url: provider.address_text.to_string(),
                     has_key: provider.has_key(),
                     in_flight: own.iter().map(|target| target.in_flight).sum(),
+                    waiting: provider.places.waiting() + provider.keys.waiting(),
+                    keys: provider.keys.snapshot(now),
                     targets: own,
                 }
             })

@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 
+use super::keys::{KeyPool, KeyRegistry, PooledKey};
+use super::pace::PaceLimits;
+use super::places::Places;
 use super::rules::Rules;
 use super::target::ProviderConnector;
 use crate::config::{IncludeUsage, ProviderSettings, ProviderTimeouts};
@@ -38,7 +41,10 @@ pub struct Provider {
     refuses_usage: AtomicBool,
     form: AddressForm,
     is_tls: bool,
-    key: Option<HeaderValue>,
+    /// The installation's keys.
+    pub keys: KeyPool,
+    /// Its places and who waits for one.
+    pub places: Arc<Places>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -116,15 +122,32 @@ impl Provider {
     pub fn new(
         settings: &ProviderSettings,
         connector: Option<Arc<ProviderConnector>>,
+        registry: &KeyRegistry,
+        places: Arc<Places>,
     ) -> Result<Self, UnsendableHeader> {
         let unsendable = |what: String| UnsendableHeader {
             provider: settings.name.clone(),
             what,
         };
-        let key = settings.api_key.as_ref().filter(|key| !key.is_empty());
-        let key = key
-            .map(|key| credential(settings.dialect, key).ok_or_else(|| unsendable("`api_key`".to_owned())))
-            .transpose()?;
+        let name: Arc<str> = settings.name.as_str().into();
+        let address_text: Arc<str> = settings.base_url.to_string().into();
+        let mut keys = Vec::with_capacity(settings.api_keys.len());
+        for one in settings.api_keys.iter().filter(|one| !one.key.is_empty()) {
+            let value = credential(settings.dialect, &one.key)
+                .ok_or_else(|| unsendable(format!("the key `{}`", one.id)))?;
+            let limits = PaceLimits {
+                rpm: one.rpm,
+                tpm: one.tpm,
+            };
+            let limits = Some(limits).filter(|limits| limits.rpm.is_some() || limits.tpm.is_some());
+            let (health, pace) = registry.pooled(&name, &address_text, &one.key, limits);
+            keys.push(Arc::new(PooledKey {
+                id: one.id.as_str().into(),
+                value,
+                health,
+                pace,
+            }));
+        }
         let mut headers = Vec::with_capacity(settings.headers.len());
         for (name, value) in &settings.headers {
             let wrong = || unsendable(format!("`headers.{name}`"));
@@ -135,9 +158,9 @@ impl Provider {
         }
         let authority = settings.base_url.authority();
         Ok(Self {
-            name: settings.name.as_str().into(),
+            name,
             dialect: settings.dialect,
-            address_text: settings.base_url.to_string().into(),
+            address_text,
             authority: HeaderValue::from_str(&authority).map_err(|_| unsendable("`base_url`".to_owned()))?,
             rules: Rules::new(settings),
             timeouts: settings.timeouts,
@@ -146,7 +169,8 @@ impl Provider {
             refuses_usage: AtomicBool::new(false),
             form: AddressForm::of(settings),
             is_tls: settings.base_url.is_tls(),
-            key,
+            keys: KeyPool::new(keys),
+            places,
             headers,
         })
     }
@@ -241,15 +265,19 @@ impl Provider {
 
     /// Whether it can be called without a key of the project.
     pub fn has_key(&self) -> bool {
-        self.dialect == Dialect::Demo || self.key.is_some() || self.headers.iter().any(is_credential)
+        self.dialect == Dialect::Demo
+            || !self.keys.keys().is_empty()
+            || self.headers.iter().any(is_credential)
     }
 
     /// Puts the configured headers, the credential and what the dialect demands into the head of one attempt.
-    /// `project_key` is the project's own key for this provider, unsealed; it wins. Without any key: 502
+    /// `project_key` is the project's own key for this provider, unsealed; it wins over `pooled`, the installation's whose
+    /// turn it is. Without any key: 502
     /// `upstream_auth_error`, and nothing may be sent.
     pub fn dress(
         &self,
         project_key: Option<&Secret>,
+        pooled: Option<&PooledKey>,
         client: &HeaderMap,
         mut insert: impl FnMut(&HeaderName, HeaderValue),
     ) -> Result<KeyOwner, Denial> {
@@ -276,8 +304,8 @@ impl Provider {
             insert(name, value);
             return Ok(KeyOwner::Project);
         }
-        if let Some(value) = &self.key {
-            insert(name, value.clone());
+        if let Some(key) = pooled {
+            insert(name, key.value.clone());
             return Ok(KeyOwner::Installation);
         }
         if self.dialect == Dialect::Demo {
@@ -339,10 +367,20 @@ fn is_credential((name, _): &(HeaderName, HeaderValue)) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::places::PlaceLimits;
     use super::*;
+    use crate::config::KeySettings;
 
     fn settings(dialect: Dialect, url: &str) -> ProviderSettings {
         ProviderSettings::new("p", dialect, url.parse().unwrap())
+    }
+
+    fn provider(settings: &ProviderSettings) -> Result<Provider, UnsendableHeader> {
+        let limits = PlaceLimits {
+            most: None,
+            queue: 100,
+        };
+        Provider::new(settings, None, &KeyRegistry::default(), Places::new(limits))
     }
 
     fn dressed(
@@ -350,10 +388,11 @@ mod tests {
         project_key: Option<&str>,
         client: &HeaderMap,
     ) -> Result<(KeyOwner, HeaderMap), Denial> {
-        let provider = Provider::new(settings, None).unwrap();
+        let provider = provider(settings).unwrap();
         let mut head = HeaderMap::new();
         let key = project_key.map(Secret::new);
-        let owner = provider.dress(key.as_ref(), client, |name, value| {
+        let pooled = provider.keys.keys().first();
+        let owner = provider.dress(key.as_ref(), pooled.map(|key| &**key), client, |name, value| {
             head.insert(name.clone(), value);
         })?;
         Ok((owner, head))
@@ -409,7 +448,7 @@ mod tests {
         ] {
             let mut settings = settings(Dialect::Azure, &format!("https://r.openai.azure.com{base}"));
             settings.api_version = version.map(str::to_owned);
-            let provider = Provider::new(&settings, None).unwrap();
+            let provider = provider(&settings).unwrap();
             assert_eq!(provider.address(path, model), expected, "{base} + {path}");
             assert_eq!(
                 provider.needs_deployment(path.split('?').next().unwrap()),
@@ -434,7 +473,7 @@ mod tests {
             ("https://h/api", "/v1/models", "/api/v1/models"),
         ];
         for (base, path, expected) in table {
-            let provider = Provider::new(&settings(Dialect::OpenAi, base), None).unwrap();
+            let provider = provider(&settings(Dialect::OpenAi, base)).unwrap();
             assert_eq!(provider.address(path, None), expected, "{base} + {path}");
         }
     }
@@ -443,7 +482,7 @@ mod tests {
     fn each_dialect_sends_its_credential_in_its_own_way() {
         let client = HeaderMap::new();
         let mut openai = settings(Dialect::OpenAi, "https://h");
-        openai.api_key = Some(Secret::new("sk-installation"));
+        openai.api_keys = vec![KeySettings::single(Secret::new("sk-installation"))];
         let (owner, head) = dressed(&openai, None, &client).unwrap();
         assert_eq!((owner, head.len()), (KeyOwner::Installation, 1));
         assert_eq!(head["authorization"], "Bearer sk-installation");
@@ -452,7 +491,7 @@ mod tests {
         assert_eq!(owner, KeyOwner::Project);
         assert_eq!(head["authorization"], "Bearer sk-own");
         let mut anthropic = settings(Dialect::Anthropic, "https://h");
-        anthropic.api_key = Some(Secret::new("sk-ant"));
+        anthropic.api_keys = vec![KeySettings::single(Secret::new("sk-ant"))];
         let (_, head) = dressed(&anthropic, None, &client).unwrap();
         assert_eq!(head["x-api-key"], "sk-ant");
         assert_eq!(head["anthropic-version"], "2023-06-01");
@@ -469,7 +508,7 @@ mod tests {
         let mut client = HeaderMap::new();
         client.insert("anthropic-version", HeaderValue::from_static("2024-01-01"));
         let mut anthropic = settings(Dialect::Anthropic, "https://h");
-        anthropic.api_key = Some(Secret::new("k"));
+        anthropic.api_keys = vec![KeySettings::single(Secret::new("k"))];
         let (_, head) = dressed(&anthropic, None, &client).unwrap();
         assert!(head.get("anthropic-version").is_none());
     }
@@ -477,7 +516,7 @@ mod tests {
     #[test]
     fn without_any_key_nothing_is_sent() {
         let openai = settings(Dialect::OpenAi, "https://h");
-        assert!(!Provider::new(&openai, None).unwrap().has_key());
+        assert!(!provider(&openai).unwrap().has_key());
         let denial = dressed(&openai, None, &HeaderMap::new()).unwrap_err();
         assert_eq!(denial.code, DenialCode::UpstreamAuthError);
         assert!(denial.message.contains("`p`"));
@@ -509,9 +548,9 @@ mod tests {
     #[test]
     fn no_secret_shows_in_debug() {
         let mut openai = settings(Dialect::OpenAi, "https://h");
-        openai.api_key = Some(Secret::new("sk-very-secret"));
+        openai.api_keys = vec![KeySettings::single(Secret::new("sk-very-secret"))];
         openai.headers = vec![("x-api-key".into(), Secret::new("sk-very-secret"))];
-        let provider = Provider::new(&openai, None).unwrap();
+        let provider = provider(&openai).unwrap();
         assert!(!format!("{provider:?}").contains("very-secret"));
     }
 
@@ -519,7 +558,7 @@ mod tests {
     fn a_header_that_cannot_be_sent_is_named_without_its_value() {
         let mut openai = settings(Dialect::OpenAi, "https://h");
         openai.headers = vec![("x-bad".into(), Secret::new("a\nb-secret"))];
-        let error = Provider::new(&openai, None).unwrap_err().to_string();
+        let error = provider(&openai).unwrap_err().to_string();
         assert_eq!(error, "provider `p`: `headers.x-bad` cannot be sent as a header");
     }
 }

@@ -41,10 +41,13 @@ mod encoded_answers;
 #[cfg(test)]
 mod encryption;
 #[cfg(test)]
+mod fault_scenarios;
+#[cfg(test)]
 mod fleet;
 #[cfg(test)]
 mod health_and_listeners;
 #[cfg(test)]
+mod heartbeat;
 mod hostile_http;
 #[cfg(test)]
 mod hostile_json;
@@ -79,6 +82,7 @@ mod quota;
 mod realtime;
 mod realtime_money;
 #[cfg(test)]
+mod recovery;
 mod refusals;
 #[cfg(test)]
 mod reload;
@@ -95,6 +99,7 @@ mod settings_seen;
 #[cfg(test)]
 mod several_providers;
 #[cfg(test)]
+mod steady_load;
 mod stores_in_trouble;
 #[cfg(test)]
 mod strategies;

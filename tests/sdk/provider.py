@@ -9,6 +9,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 WORDS = ["hello", " from", " the", " provider"]
+# what was asked for, model by model
+ASKED = {}
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
 
 
@@ -128,6 +130,10 @@ class Handler(BaseHTTPRequestHandler):
         body = self.read_json()
         model, tools, streaming = body.get("model", ""), body.get("tools"), body.get("stream")
         path = self.path.split("?")[0]
+        ASKED.setdefault(model, []).append(self.headers.get("x-stainless-retry-count"))
+        if model.startswith("down-"):
+            error = {"message": "out of order", "type": "api_error", "param": None, "code": "out_of_order"}
+            return self.answer({"type": "error", "error": error}, 500)
         if path == "/v1/chat/completions":
             if not streaming:
                 return self.answer(chat(model, tools))

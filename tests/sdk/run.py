@@ -222,6 +222,49 @@ def unknown_path_is_a_not_found_error(edge):
     raises(openai.NotFoundError, lambda: edge.openai(edge.token()["token"]).get("/no/such/path", cast_to=object))
 
 
+# Of three tries of a package the first is tried three times, the second twice, the third once.
+MOST_ATTEMPTS = 6
+
+
+def bounded(model):
+    asked = provider.ASKED.get(model, [])
+    counts = [asked.count(str(count)) for count in range(3)]
+    assert len(asked) <= MOST_ATTEMPTS and counts == [3, 2, 1], asked
+
+
+def retries_of_openai_and_ours_stay_bounded(edge):
+    client = edge.openai(edge.token()["token"]).with_options(max_retries=2)
+    error = raises(openai.InternalServerError, lambda: client.chat.completions.create(model="down-openai", messages=say()))
+    assert error.status_code == 500 and "out of order" in str(error), error
+    bounded("down-openai")
+
+
+def retries_of_anthropic_and_ours_stay_bounded(edge):
+    client = edge.anthropic(edge.token()["token"]).with_options(max_retries=2)
+    error = raises(
+        anthropic.InternalServerError,
+        lambda: client.messages.create(model="down-anthropic", max_tokens=9, messages=say()),
+    )
+    assert error.status_code == 500 and "out of order" in str(error), error
+    bounded("down-anthropic")
+
+
+def retries_of_openai_for_node_and_ours_stay_bounded(edge):
+    folder = os.environ.get("SDK_NODE")
+    if not folder:
+        print("        (without `npm` nothing was asked by the package for Node)")
+        return
+    script = """
+        const OpenAI = require('openai');
+        const client = new OpenAI({ maxRetries: 2 });
+        client.chat.completions.create({ model: 'down-node', messages: [{ role: 'user', content: 'x' }] })
+            .then(() => process.exit(1), (error) => process.exit(error.status === 500 ? 0 : 1));
+    """
+    environment = {**os.environ, "OPENAI_BASE_URL": edge.proxy + "/v1", "OPENAI_API_KEY": edge.token()["token"]}
+    subprocess.run(["node", "-e", script], cwd=folder, env=environment, check=True, timeout=60)
+    bounded("down-node")
+
+
 CHECKS = [
     openai_lists_models,
     openai_completes,
@@ -238,6 +281,9 @@ CHECKS = [
     used_up_token_is_a_rate_limit_error,
     used_up_token_is_not_retried_by_the_package,
     unknown_path_is_a_not_found_error,
+    retries_of_openai_and_ours_stay_bounded,
+    retries_of_anthropic_and_ours_stay_bounded,
+    retries_of_openai_for_node_and_ours_stay_bounded,
 ]
 
 

@@ -75,7 +75,7 @@ fn providers_merge_over_the_built_in_ones_and_null_removes() {
     let settings = settings("providers: {anthropic: null, openai: {api_key: sk-x}}\n");
     assert_eq!(settings.providers.len(), 1);
     assert_eq!(settings.providers[0].base_url.host, "api.openai.com");
-    assert_eq!(settings.providers[0].api_key.as_ref().unwrap().expose(), "sk-x");
+    assert_eq!(settings.providers[0].api_keys[0].key.expose(), "sk-x");
     let text = refusal("providers: {openai: null}\n", &[]);
     assert!(
         text.contains("`default_provider`: is missing, and `openai` is removed; write one of `anthropic`"),
@@ -132,10 +132,7 @@ fn a_plain_scalar_is_typed_after_interpolation_and_a_quoted_one_stays_a_string()
     assert_eq!(loaded.settings.logging.level, log::LevelFilter::Debug);
     assert_eq!(loaded.settings.unknown_models, UnknownModels::Reject);
     assert_eq!(loaded.settings.server.max_concurrent_requests, None);
-    assert_eq!(
-        loaded.settings.providers[0].api_key.as_ref().unwrap().expose(),
-        "2024"
-    );
+    assert_eq!(loaded.settings.providers[0].api_keys[0].key.expose(), "2024");
 }
 
 #[test]
@@ -162,7 +159,7 @@ fn a_secret_file_is_read_watched_and_never_shown() {
     let yaml = "providers: {openai: {api_key: '${file:key}'}}\n";
     let loaded = load_in(folder.path(), yaml, &[TOKEN]).unwrap();
     assert_eq!(
-        loaded.settings.providers[0].api_key.as_ref().unwrap().expose(),
+        loaded.settings.providers[0].api_keys[0].key.expose(),
         "sk-from-file"
     );
     assert!(loaded.watched_files.contains(&folder.path().join("key")));
@@ -203,10 +200,7 @@ fn variables_override_the_file() {
     let settings = &loaded.settings;
     assert_eq!(settings.server.listen[0].to_string(), "127.0.0.1:2");
     assert_eq!(settings.server.request_timeout, Duration::from_secs(7));
-    assert_eq!(
-        settings.providers[0].api_key.as_ref().unwrap().expose(),
-        "from-variable"
-    );
+    assert_eq!(settings.providers[0].api_keys[0].key.expose(), "from-variable");
     assert_eq!(settings.providers[0].base_url.port, 9);
     assert!(!settings.cache.enabled);
     assert_eq!(settings.logging.level, log::LevelFilter::Debug);
@@ -283,15 +277,11 @@ fn values_that_say_off_are_accepted_and_listed() {
         &[("BUDGET_PROFILE", "unlimited"), ("ENABLE_TLS", "false")],
     )
     .unwrap();
-    assert_eq!(loaded.inactive_keys.len(), 6, "{:?}", loaded.inactive_keys);
+    assert_eq!(loaded.inactive_keys.len(), 4, "{:?}", loaded.inactive_keys);
     for yaml in [
         "events: {bus: redis-streams}",
-        "models: {m: {targets: [{provider: openai, model: x}], fallbacks: [y]}}",
-        "providers: {openai: {api_keys: [a, b]}}",
-        "providers: {openai: {max_concurrency: 5}}",
         "server: {listen: 'unix:/run/x'}",
         "server: {tls: [{cert_file: a, key_file: b}]}",
-        "router: {heartbeat: 5s}",
         "cache: {backend: redis}",
         "events: {file: /tmp/x}",
     ] {
@@ -390,13 +380,8 @@ fn a_named_provider_takes_its_key_from_its_variable() {
     )
     .unwrap();
     let key = |name: &str| {
-        loaded
-            .settings
-            .provider(name)
-            .unwrap()
-            .api_key
-            .clone()
-            .unwrap()
+        loaded.settings.provider(name).unwrap().api_keys[0]
+            .key
             .expose()
             .to_owned()
     };
@@ -649,5 +634,56 @@ fn budgets_are_read_from_the_file_and_from_the_profile() {
     ] {
         let text = refusal(&format!("budgets: {{default_token: {wrong}}}"), &[]);
         assert!(text.contains(part), "{wrong}: {text}");
+    }
+}
+
+#[test]
+fn keys_of_a_provider_have_names_and_limits() {
+    let yaml = "providers: {openai: {api_keys: [sk-a, {key: sk-b}, {id: gold, key: sk-c, limits: {rpm: 5, tpm: 7}}]}}";
+    let settings = settings(yaml);
+    let keys: Vec<_> = settings.providers[0]
+        .api_keys
+        .iter()
+        .map(|key| (key.id.as_str(), key.rpm, key.tpm))
+        .collect();
+    assert_eq!(
+        keys,
+        [
+            ("key-1", None, None),
+            ("key-2", None, None),
+            ("gold", Some(5), Some(7))
+        ]
+    );
+    for (yaml, said) in [
+        (
+            "providers: {openai: {api_keys: [{id: a, key: x}, {id: a, key: y}]}}",
+            "another key",
+        ),
+        (
+            "providers: {openai: {api_keys: [{id: 'a b', key: x}]}}",
+            "no name for a key",
+        ),
+        (
+            "providers: {openai: {api_keys: [{id: project, key: x}]}}",
+            "no name for a key",
+        ),
+        (
+            "models: {m: {targets: [{provider: openai, model: x}], fallbacks: [y]}}",
+            "none of `models`",
+        ),
+        (
+            "models: {m: {targets: [{provider: openai, model: x}], fallbacks: [m]}}",
+            "the model itself",
+        ),
+        ("router: {heartbeat: 1ms}", "heartbeat"),
+        ("router: {retry_budget: -1}", "is no share"),
+        ("router: {retry_budget: 0.12345}", "is no share"),
+        ("router: {retry_ambiguous: perhaps}", "retry_ambiguous"),
+    ] {
+        assert!(
+            refusal(yaml, &[]).contains(said),
+            "{yaml}: {}",
+            refusal(yaml, &[])
+        );
     }
 }

@@ -124,14 +124,63 @@ pub fn classify_upstream_error(dialect: Dialect, status: u16, body: &[u8]) -> Up
         403 if is(OUR_KEY) => UpstreamErrorKind::OurKey,
         402 => UpstreamErrorKind::Money,
         _ if is(MONEY) || says_spend_limit(dialect, status, &error) => UpstreamErrorKind::Money,
+        // whatever the status: who asks elsewhere goes around the filter
+        _ if is(CONTENT_FILTER) => UpstreamErrorKind::ContentFilter,
         429 => UpstreamErrorKind::RateLimited,
-        400 | 403 | 422 if is(CONTENT_FILTER) => UpstreamErrorKind::ContentFilter,
         400 | 413 | 422 if is(&["context_length_exceeded"]) || says_too_long(&error) => {
             UpstreamErrorKind::ContextLength
         }
         _ => UpstreamErrorKind::Other,
     }
 }
+
+/// Whether an error that came inside a good answer is the provider's own trouble, which another may not have: `data` is an
+/// error object of either dialect, or that of a Responses event.
+pub fn is_providers_trouble(data: &[u8]) -> bool {
+    if data.len() > MAX_ERROR_BODY_BYTES {
+        return false;
+    }
+    let Ok(Value::Object(envelope)) = serde_json::from_slice::<Value>(data) else {
+        return false;
+    };
+    let error = match envelope.get("error") {
+        Some(Value::Object(error)) => error,
+        _ if envelope.get("type").and_then(Value::as_str) == Some("error") => &envelope,
+        _ => return false,
+    };
+    ["type", "code", "status"]
+        .iter()
+        .any(|name| match error.get(*name) {
+            Some(Value::String(word)) => TROUBLE.contains(&word.as_str()) || MONEY.contains(&word.as_str()),
+            Some(Value::Number(number)) => number
+                .as_u64()
+                .is_some_and(|status| matches!(status, 408 | 429 | 500 | 502 | 503 | 504 | 529)),
+            _ => false,
+        })
+}
+
+const TROUBLE: &[&str] = &[
+    "api_error",
+    "engine_overloaded",
+    "internal_error",
+    "internal_server_error",
+    "overloaded",
+    "overloaded_error",
+    "rate_limit_error",
+    "rate_limit_exceeded",
+    "server_error",
+    "server_is_overloaded",
+    "service_unavailable",
+    "service_unavailable_error",
+    "slow_down",
+    "timeout_error",
+    "429",
+    "500",
+    "502",
+    "503",
+    "504",
+    "529",
+];
 
 const OUR_KEY: &[&str] = &["authentication_error", "invalid_api_key", "account_deactivated"];
 

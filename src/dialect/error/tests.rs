@@ -189,3 +189,39 @@ fn numbers_as_codes_are_read_as_text_and_big_bodies_not_at_all() {
     let big = openai(&"x".repeat(MAX_ERROR_BODY_BYTES), Value::Null);
     assert_eq!(read_upstream_error(Dialect::OpenAi, big.as_bytes()), None);
 }
+
+#[test]
+fn trouble_of_a_provider_is_told_from_what_is_said_of_the_request() {
+    for (data, expected) in [
+        (r#"{"error":{"type":"server_error","code":null}}"#, true),
+        (
+            r#"{"type":"error","error":{"type":"overloaded_error","message":"m"}}"#,
+            true,
+        ),
+        (
+            r#"{"type":"error","code":"rate_limit_exceeded","message":"m","sequence_number":0}"#,
+            true,
+        ),
+        (r#"{"error":{"code":503}}"#, true),
+        (r#"{"error":{"type":"insufficient_quota"}}"#, true),
+        (
+            r#"{"error":{"type":"server_error","code":"content_filter"}}"#,
+            false,
+        ),
+        (r#"{"error":{"type":"invalid_request_error","code":"x"}}"#, false),
+        (r#"{"error":{"code":400}}"#, false),
+        (r#"{"error":null,"type":"response"}"#, false),
+        (r#"{"choices":[]}"#, false),
+        ("<html>", false),
+    ] {
+        assert_eq!(is_providers_trouble(data.as_bytes()), expected, "{data}");
+    }
+    assert_eq!(
+        classify_upstream_error(
+            Dialect::OpenAi,
+            500,
+            openai("server_error", "content_filter".into()).as_bytes()
+        ),
+        UpstreamErrorKind::ContentFilter
+    );
+}

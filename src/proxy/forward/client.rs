@@ -1,12 +1,14 @@
 //! The client's side of an exchange: writes to it, and notices at once when it leaves.
 
 use std::io::Cursor;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::{Error, ErrorType};
 use pingora_http::ResponseHeader;
+use tokio::time::Instant;
 
 use super::tunnel::Taken;
 use crate::cache::Audience;
@@ -25,9 +27,24 @@ pub(crate) struct Client<'a> {
     audience: Option<Audience>,
     /// It has left, and the answer is read on for its audience.
     left: Option<ClientGone>,
+    /// Comments while it waits for its stream.
+    heartbeat: Option<Heartbeat>,
+    /// A comment is on its way to it. Left standing by a write that was given up, the connection is of no use any more.
+    in_comment: bool,
     /// Bytes of the answer's body handed to the connection.
     pub bytes_out: u64,
 }
+
+/// What a client gets that waits for its stream.
+struct Heartbeat {
+    every: Duration,
+    next: Instant,
+    /// Goes out with the first comment.
+    head: Option<Box<ResponseHeader>>,
+}
+
+/// A comment: nothing to a reader of events.
+const COMMENT: &[u8] = b": waiting\n\n";
 
 impl<'a> Client<'a> {
     /// The client behind `session`.
@@ -39,8 +56,25 @@ impl<'a> Client<'a> {
             head_written: false,
             audience: None,
             left: None,
+            heartbeat: None,
+            in_comment: false,
             bytes_out: 0,
         }
+    }
+
+    /// From now on a comment `every` so often while it waits, the first behind `head`.
+    pub(crate) fn with_heartbeat(mut self, every: Duration, head: ResponseHeader) -> Self {
+        self.heartbeat = Some(Heartbeat {
+            every,
+            next: Instant::now() + every,
+            head: Some(Box::new(head)),
+        });
+        self
+    }
+
+    /// The head of a stream is out with a comment: what comes now must be events.
+    pub(crate) fn is_promised_events(&self) -> bool {
+        self.head_written && self.heartbeat.is_some()
     }
 
     /// While somebody else wants the answer, the client's leaving is none: what is written to it goes nowhere.
@@ -88,7 +122,7 @@ impl<'a> Client<'a> {
     /// Waits until the client leaves and nobody else wants its answer. Cancel-safe; never ends before.
     pub(crate) async fn gone(&mut self) -> ClientGone {
         if self.left.is_none() {
-            let gone = self.leaves().await;
+            let gone = self.leaves_or_waits().await;
             if !self.has_audience() {
                 return gone;
             }
@@ -100,6 +134,45 @@ impl<'a> Client<'a> {
         self.left
             .take()
             .unwrap_or_else(|| ClientGone(Error::new_down(ErrorType::ConnectionClosed)))
+    }
+
+    /// Waits until it leaves, and tells it meanwhile that it is not forgotten.
+    async fn leaves_or_waits(&mut self) -> ClientGone {
+        loop {
+            let next = match &self.heartbeat {
+                Some(heartbeat) if self.bytes_out == 0 => heartbeat.next,
+                _ => return self.leaves().await,
+            };
+            tokio::select! {
+                biased;
+                gone = self.leaves() => return gone,
+                () = tokio::time::sleep_until(next) => {}
+            }
+            if let Err(gone) = self.comment().await {
+                return gone;
+            }
+        }
+    }
+
+    async fn comment(&mut self) -> Result<(), ClientGone> {
+        let Some(heartbeat) = &mut self.heartbeat else {
+            return Ok(());
+        };
+        heartbeat.next = Instant::now() + heartbeat.every;
+        let head = heartbeat.head.take();
+        let gone = |error: Box<Error>| ClientGone(error.into_down());
+        self.in_comment = true;
+        if let Some(head) = head {
+            self.head_written = true;
+            self.session.write_response_header(head).await.map_err(gone)?;
+        }
+        let comment = Bytes::from_static(COMMENT);
+        self.session
+            .write_response_body(comment, false)
+            .await
+            .map_err(gone)?;
+        self.in_comment = false;
+        Ok(())
     }
 
     async fn leaves(&mut self) -> ClientGone {
@@ -137,9 +210,11 @@ impl<'a> Client<'a> {
 
     /// Writes the head; only the first one counts.
     pub(crate) async fn write_head(&mut self, head: ResponseHeader) -> Result<(), ClientGone> {
+        self.check_whole()?;
         if self.head_written || self.is_unheard()? {
             return Ok(());
         }
+        self.heartbeat = None;
         self.head_written = true;
         if !self.body_done {
             // the rest of the upload is not read: the connection cannot be used again
@@ -149,8 +224,17 @@ impl<'a> Client<'a> {
         self.heard(written)
     }
 
+    fn check_whole(&self) -> Result<(), ClientGone> {
+        if self.in_comment {
+            let why = "a comment could not be written whole";
+            return Err(ClientGone(Error::explain(ErrorType::WriteError, why).into_down()));
+        }
+        Ok(())
+    }
+
     /// Writes a piece of the body, or its end.
     pub(crate) async fn write_body(&mut self, bytes: Bytes, end: bool) -> Result<(), ClientGone> {
+        self.check_whole()?;
         if self.is_unheard()? {
             return Ok(());
         }

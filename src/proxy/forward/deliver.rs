@@ -11,6 +11,8 @@ use tokio::time::Instant;
 
 use super::client::{Client, ClientGone};
 use super::events::EventRelay;
+use super::exchange::Verdict;
+use super::first_words::{Choosy, NotShown, first_words};
 use super::head::{DownRules, Framing, answer_head};
 use super::pump::{Source, is_whole, next_piece, pump};
 use super::relay::{AnswerBody, AnswerBroken, ReadAhead, RelayFailure, frame_head};
@@ -24,6 +26,7 @@ use crate::proxy::caching::Fill;
 use crate::proxy::ctx::RequestCtx;
 use crate::proxy::decorate::decorate;
 use crate::proxy::outcome::{Ending, Origin};
+use crate::upstream::{AttemptFailure, AttemptKey, Provider};
 
 /// How a delivery ended.
 pub(crate) enum Delivered {
@@ -31,14 +34,20 @@ pub(crate) enum Delivered {
     Whole,
     /// Nothing was shown yet: the refusal is the answer.
     Refused(Denial),
+    /// Nothing was shown yet, and what came is no answer.
+    Abandoned(AttemptFailure),
     /// Part of it was shown, or the client left: the connection ends.
     Broken(Box<Error>),
 }
 
 /// What the delivery needs to know of its attempt.
 pub(crate) struct Delivery<'a> {
-    /// The provider's name, for messages.
-    pub provider: &'a str,
+    /// The provider.
+    pub provider: &'a Provider,
+    /// The provider's name of the model.
+    pub model: Option<&'a str>,
+    /// The key it was asked with.
+    pub key: &'a AttemptKey,
     /// How a stream of this path is written; `None`: it has none.
     pub kind: Option<StreamKind>,
     /// The `n` of the request.
@@ -53,6 +62,8 @@ pub(crate) struct Delivery<'a> {
     pub read_ahead: Option<ReadAhead>,
     /// `timeouts.request`: when a whole answer that is no stream must be there.
     pub whole_by: Option<Instant>,
+    /// Waits for what the first words say; `None`: it was judged before.
+    pub verdict: Option<Verdict<'a>>,
 }
 
 /// Answers longer than this are not held to say in their head what they cost.
@@ -60,17 +71,23 @@ const LONGEST_PRICED_BYTES: usize = 1 << 20;
 
 impl EdgeProxy {
     /// The first bytes that may be shown. The head is held until they are there: until then the answer may still turn into a
-    /// clean refusal.
+    /// clean refusal, or into that of another provider.
     async fn first_bytes(
         &self,
         ctx: &mut RequestCtx,
         body: &mut AnswerBody<'_>,
         events: Option<&mut EventRelay>,
         client: &mut Client<'_>,
-    ) -> Result<Option<Bytes>, RelayFailure> {
+        choosy: Option<Choosy>,
+    ) -> Result<Option<Bytes>, NotShown> {
         let says_cost = !ctx.outcome.streaming && ctx.snapshot.settings.server.expose_headers.cost;
-        match next_piece(body, events, ctx.bill.meter(), Some(client)).await? {
-            Some(first) if says_cost => self.with_cost(ctx, body, client, first).await.map(Some),
+        let meter = ctx.bill.meter();
+        let first = match choosy {
+            Some(choosy) => first_words(body, events, meter, client, choosy).await?,
+            None => next_piece(body, events, meter, Some(client)).await?,
+        };
+        match first {
+            Some(first) if says_cost => Ok(Some(self.with_cost(ctx, body, client, first).await?)),
             first => Ok(first),
         }
     }
@@ -130,36 +147,46 @@ impl EdgeProxy {
         let framing = Framing::of(upstream_head, client.request_head().method == http::Method::HEAD);
         let streamed = is_event_stream(upstream_head) && framing != Framing::Empty;
         let mut events = watched(ctx, upstream_head, &delivery, streamed);
-        let mut head = match answer_head(upstream_head, delivery.rules) {
+        let mut head = match shown_head(upstream_head, delivery.rules, framing) {
             Ok(head) => head,
             Err(error) => return Delivered::Broken(error),
         };
-        if let Some(length) = upstream_head
-            .headers
-            .get(header::CONTENT_LENGTH)
-            .filter(|_| framing == Framing::Empty)
-        {
-            // a HEAD's length is told though no body comes
-            let _ = head.insert_header(header::CONTENT_LENGTH, length.clone());
+        let choosy = delivery.choosy(upstream_head, framing, streamed);
+        if choosy.as_ref().is_some_and(|choosy| choosy.is_page) {
+            return Delivered::Abandoned(AttemptFailure::NoAnswer("no_api_answer"));
         }
-        ctx.outcome.origin = Origin::Upstream;
-        ctx.outcome.status = head.status.as_u16();
-        self.invalidate(ctx, client, head.status);
-        self.begin_fill(ctx, client, fill, upstream_head, framing);
         let whole_by = delivery.whole_by.filter(|_| !streamed);
         let mut body =
             AnswerBody::new(upstream, framing, delivery.idle_timeout, whole_by).behind(delivery.read_ahead);
         let _counted = streamed.then(|| self.metrics.stream_began());
         ctx.outcome.streaming = streamed;
-        let first = self.first_bytes(ctx, &mut body, events.as_mut(), client).await;
+        let first = self
+            .first_bytes(ctx, &mut body, events.as_mut(), client, choosy)
+            .await;
         let first = match first {
             Ok(first) => first,
-            Err(RelayFailure::Client(gone)) => return gone_away(ctx, fill, gone),
-            Err(RelayFailure::Answer(broken)) => {
-                fill.abandon();
-                return Delivered::Refused(refusal(delivery.provider, &broken));
-            }
+            Err(NotShown::Client(gone)) => return gone_away(ctx, fill, gone),
+            Err(NotShown::Answer(broken)) => match failure_of(broken) {
+                Some(failure) => return Delivered::Abandoned(failure),
+                None => {
+                    fill.abandon();
+                    return Delivered::Refused(refusal(&delivery.provider.name, &AnswerBroken::Overtime));
+                }
+            },
+            Err(NotShown::NoAnswer(failure)) => return Delivered::Abandoned(failure),
         };
+        ctx.outcome.origin = Origin::Upstream;
+        ctx.outcome.status = head.status.as_u16();
+        if let Some(verdict) = delivery.verdict {
+            verdict.good(head.status, delivery.key, delivery.model);
+        }
+        self.invalidate(ctx, client, head.status);
+        self.begin_fill(ctx, client, fill, upstream_head, framing);
+        if client.is_promised_events() && !(streamed && head.status.is_success()) {
+            return self
+                .tell_in_stream(ctx, client, fill, &mut body, first, delivery.provider)
+                .await;
+        }
         if let Err(error) = frame_head(&mut head, framing, events.is_some(), client)
             .and_then(|()| decorate(ctx, origin.as_ref(), &mut head, self.clock.now()))
         {
@@ -174,14 +201,43 @@ impl EdgeProxy {
         if let Err(gone) = client.write_head(head).await {
             return gone_away(ctx, fill, gone);
         }
+        self.carry(
+            ctx,
+            client,
+            fill,
+            &mut body,
+            events,
+            first,
+            framing,
+            &delivery.provider.name,
+        )
+        .await
+    }
+
+    /// Carries the body from its first bytes to its end.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "both sides of a transfer and what is told of it"
+    )]
+    async fn carry(
+        &self,
+        ctx: &mut RequestCtx,
+        client: &mut Client<'_>,
+        fill: &mut Fill,
+        body: &mut AnswerBody<'_>,
+        mut events: Option<EventRelay>,
+        first: Option<Bytes>,
+        framing: Framing,
+        provider: &str,
+    ) -> Delivered {
         let http_end = clean_end(framing);
         let source = Source {
-            body: &mut body,
+            body,
             events: events.as_mut(),
             fill,
             ctx,
             http_end,
-            provider: delivery.provider,
+            provider,
         };
         let ended = pump(self, first, source, client).await;
         // nothing of it is under way at the provider any more: free before the client hears the end
@@ -198,7 +254,7 @@ impl EdgeProxy {
             Err(RelayFailure::Answer(broken)) => {
                 ctx.outcome.ending = Ending::Cut;
                 self.settle_bill(ctx, true).await;
-                let denial = refusal(delivery.provider, &broken);
+                let denial = refusal(provider, &broken);
                 end_broken(client, fill, events.as_ref(), &denial).await
             }
         }
@@ -293,6 +349,44 @@ impl EdgeProxy {
     }
 }
 
+/// The head as the client may see it, before it is known how its body is framed.
+fn shown_head(
+    upstream: &ResponseHeader,
+    rules: DownRules,
+    framing: Framing,
+) -> pingora_core::Result<ResponseHeader> {
+    let mut head = answer_head(upstream, rules)?;
+    let length = upstream.headers.get(header::CONTENT_LENGTH);
+    if let Some(length) = length.filter(|_| framing == Framing::Empty) {
+        // a HEAD's length is told though no body comes
+        head.insert_header(header::CONTENT_LENGTH, length.clone())?;
+    }
+    Ok(head)
+}
+
+impl Delivery<'_> {
+    fn choosy(&self, head: &ResponseHeader, framing: Framing, streamed: bool) -> Option<Choosy> {
+        let verdict = self.verdict.as_ref()?;
+        if !verdict.may_move_on || !head.status.is_success() || framing == Framing::Empty {
+            return None;
+        }
+        Some(Choosy {
+            is_page: content_type_is(head, b"text/html"),
+            first_token: verdict.first_token.filter(|_| streamed),
+            http_end: clean_end(framing),
+        })
+    }
+}
+
+/// What an answer that broke off before anything was shown is to the loop; none: its own time is over.
+fn failure_of(broken: AnswerBroken) -> Option<AttemptFailure> {
+    match broken {
+        AnswerBroken::Cut(how) => Some(AttemptFailure::BrokenOff(how)),
+        AnswerBroken::Idle => Some(AttemptFailure::Silent),
+        AnswerBroken::Overtime => None,
+    }
+}
+
 /// How the events of the answer are watched, if it is a stream; and how its body is read if it comes encoded.
 fn watched(
     ctx: &mut RequestCtx,
@@ -347,8 +441,18 @@ async fn end_broken(
     events: Option<&EventRelay>,
     denial: &Denial,
 ) -> Delivered {
-    let error = Error::explain(ErrorType::ConnectionClosed, denial.message.clone()).into_up();
     let event = events.and_then(|events| events.error_event(denial));
+    end_with_event(client, fill, event, &denial.message).await
+}
+
+/// The last words of a stream that is not whole.
+pub(super) async fn end_with_event(
+    client: &mut Client<'_>,
+    fill: &mut Fill,
+    event: Option<Bytes>,
+    why: &str,
+) -> Delivered {
+    let error = Error::explain(ErrorType::ConnectionClosed, why.to_owned()).into_up();
     fill.break_off(event.clone());
     if let Some(event) = event {
         // HTTP/2 ends the stream after the event, HTTP/1.1 closes without the last chunk
@@ -388,9 +492,13 @@ pub(super) fn refusal(provider: &str, broken: &AnswerBroken) -> Denial {
 }
 
 fn is_event_stream(head: &ResponseHeader) -> bool {
+    content_type_is(head, b"text/event-stream")
+}
+
+fn content_type_is(head: &ResponseHeader, kind: &[u8]) -> bool {
     head.headers
         .get(header::CONTENT_TYPE)
         .map(HeaderValue::as_bytes)
-        .and_then(|value| value.get(..17))
-        .is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
+        .and_then(|value| value.get(..kind.len()))
+        .is_some_and(|start| start.eq_ignore_ascii_case(kind))
 }

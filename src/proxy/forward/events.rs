@@ -19,6 +19,8 @@ pub(super) struct EventRelay {
     /// The client did not ask for the usage chunk: it goes no further than the meter.
     hides_usage: bool,
     coding: Coding,
+    /// The first error event, as far as another provider may be asked because of it.
+    error: Option<Box<[u8]>>,
 }
 
 /// How the stream is written.
@@ -40,6 +42,7 @@ impl EventRelay {
             batch: Batch::default(),
             hides_usage,
             coding: Coding::Plain,
+            error: None,
         }
     }
 
@@ -74,6 +77,12 @@ impl EventRelay {
         let mut hidden = None;
         for (index, piece) in self.batch.pieces().enumerate() {
             let facts = self.watch.observe(piece);
+            if facts.error
+                && self.error.is_none()
+                && let Piece::Event(event) = piece
+            {
+                self.error = Event::parse(event).data.map(|data| data.as_ref().into());
+            }
             if let (Some(meter), Piece::Event(event)) = (meter.as_deref_mut(), piece)
                 && let Some(data) = Event::parse(event).data.as_deref()
             {
@@ -96,6 +105,21 @@ impl EventRelay {
             rest.extend_from_slice(&self.batch.piece_bytes(index));
         }
         (!rest.is_empty()).then(|| rest.freeze())
+    }
+
+    /// Whether something of the answer itself has come.
+    pub(super) fn has_content(&self) -> bool {
+        self.watch.has_content()
+    }
+
+    /// Whether something of the answer itself, an error or an end has come.
+    pub(super) fn has_begun(&self) -> bool {
+        self.watch.has_content() || self.watch.has_error() || self.watch.has_end_marker()
+    }
+
+    /// The error that the provider told in an event.
+    pub(super) fn told_error(&self) -> Option<&[u8]> {
+        self.error.as_deref()
     }
 
     /// What became of it, HTTP having ended so.

@@ -1,8 +1,8 @@
 //! One exchange with one target: connect, send, judge the head, deliver.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::BytesMut;
 use http::header::{self, HeaderValue};
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -10,11 +10,10 @@ use tokio::time::Instant;
 
 use super::client::Client;
 use super::deliver::{Delivered, Delivery};
-use super::head::{DownRules, UpRules, copy_request_fields};
+use super::head::{UpRules, copy_request_fields};
 use super::relay::ReadAhead;
 use super::sending::{AttemptBody, SendFailure, SendTimeouts, Upload, send};
 use crate::cache::Validators;
-use crate::dialect::error::{UpstreamErrorKind, classify_upstream_error};
 use crate::dialect::splice::{Edit, splice};
 use crate::dialect::sse::StreamKind;
 use crate::dialect::websocket::{ask, protocols_up};
@@ -24,92 +23,123 @@ use crate::proxy::body::{RequestBody, Understood, too_large};
 use crate::proxy::caching::Fill;
 use crate::proxy::ctx::RequestCtx;
 use crate::upstream::catalogue::Target;
-use crate::upstream::target::{Connected, Reuse};
-use crate::upstream::{AttemptFailure, KeyOwner, Permit, Provider, RetryBudget};
-
-/// Bytes of a provider's error body that are read to understand it.
-const ERROR_BODY_BYTES: usize = 1024 * 1024;
+use crate::upstream::target::{Connected, ProviderConnector, Reuse};
+use crate::upstream::{AttemptFailure, AttemptKey, KeyOwner, Permit, Provider};
 
 /// What an exchange works with.
-pub(super) struct Exchange<'a> {
+pub(super) struct Exchange<'r> {
     /// Whom to call.
-    pub target: &'a Target,
+    pub target: &'r Target,
+    /// With whose key.
+    pub key: AttemptKey,
     /// Over which connection.
     pub from: Reuse,
     /// The end of the last head, over all attempts.
     pub overall: Instant,
-    /// What is left of the retries.
-    pub budget: &'a mut RetryBudget,
-    /// Whether another target should answer instead of one that answered with this status.
-    pub may_move_on: &'a (dyn Fn(u16, &mut RetryBudget) -> bool + Sync),
+    /// Another target could answer instead: what is no answer is not shown.
+    pub may_move_on: bool,
+    /// Longest wait for the first words, from the sent request.
+    pub first_token: Option<Duration>,
 }
 
 /// What came of it.
-pub(super) enum Exchanged {
+pub(super) enum Exchanged<'r> {
     /// The client has its answer, as far as it can have one.
     Delivered(Delivered),
-    /// The provider answered with this status and another target is asked instead.
-    MovedOn(u16),
     /// The provider refused what we alone had added: it is asked again without it.
     AskAgain,
-    /// No byte of an answer came.
-    Failed {
-        /// Why.
-        failure: AttemptFailure,
-        /// Whether the body can be sent again.
-        body_can_be_repeated: bool,
-    },
+    /// Nothing was shown to the client.
+    Failed(Failed<'r>),
 }
 
-impl Exchanged {
+/// An attempt without an answer that is good enough.
+pub(super) struct Failed<'r> {
+    /// Why.
+    pub failure: AttemptFailure,
+    /// Whether the body can be sent again.
+    pub body_can_be_repeated: bool,
+    /// When the provider says that it may be asked again.
+    pub retry_after: Option<Duration>,
+    /// What it answered, if that may be shown when there is nothing better.
+    pub answer: Option<Box<Answer<'r>>>,
+}
+
+/// An answer of a provider whose head is there.
+pub(super) struct Answer<'r> {
+    pub target: &'r Target,
+    pub key: AttemptKey,
+    pub connected: Connected,
+    pub head: ResponseHeader,
+    pub owner: KeyOwner,
+    pub only_we_asked: bool,
+    /// The beginning of its body, if it was read.
+    pub read_ahead: Option<ReadAhead>,
+}
+
+/// Whether a good answer is one is seen with its first words.
+pub(crate) struct Verdict<'a> {
+    pub permit: &'a mut Permit,
+    /// From the attempt's beginning to its head.
+    pub waited: Duration,
+    /// Another target could answer instead.
+    pub may_move_on: bool,
+    /// When the first words must be there.
+    pub first_token: Option<Instant>,
+}
+
+impl Verdict<'_> {
+    /// It is an answer: good for the target, and for the key where it is a good one.
+    pub(super) fn good(self, status: http::StatusCode, key: &AttemptKey, model: Option<&str>) {
+        self.permit.succeeded();
+        if status.is_success() {
+            self.permit.answered_after(self.waited);
+            key.worked(self.permit.since(), model);
+        }
+    }
+}
+
+impl Exchanged<'_> {
     fn refused(denial: Denial) -> Self {
         Self::Delivered(Delivered::Refused(denial))
+    }
+
+    fn failed(failure: AttemptFailure, body_can_be_repeated: bool) -> Self {
+        Self::Failed(Failed {
+            failure,
+            body_can_be_repeated,
+            retry_after: None,
+            answer: None,
+        })
     }
 }
 
 impl EdgeProxy {
     /// One try at one target.
-    pub(super) async fn exchange(
+    pub(super) async fn exchange<'r>(
         &self,
         ctx: &mut RequestCtx,
         client: &mut Client<'_>,
         fill: &mut Fill,
-        exchange: Exchange<'_>,
+        exchange: Exchange<'r>,
         permit: &mut Permit,
-    ) -> Exchanged {
+    ) -> Exchanged<'r> {
         let provider = Arc::clone(&exchange.target.provider);
-        let (mut head, owner) = match Self::request_head(ctx, client, exchange.target, fill.is_possible()) {
+        let (mut head, owner) = match Self::request_head(ctx, client, &exchange, fill.is_possible()) {
             Ok(dressed) => dressed,
             Err(denial) => return Exchanged::refused(denial),
         };
         let asks_usage = asks_usage(ctx, &provider);
         let (body, only_we_asked) = attempt_body(&ctx.body, exchange.target, asks_usage, &mut head);
         let Some(connector) = &provider.connector else {
-            self.open_bill(ctx, exchange.target, owner);
+            self.open_bill(ctx, exchange.target, owner, &exchange.key);
             return Exchanged::Delivered(self.deliver_demo(ctx, client, permit).await);
         };
         let before = self.clock.monotonic();
-        let from = if ctx.is_realtime() {
-            Reuse::Upgradable
-        } else {
-            exchange.from
-        };
-        let connecting = tokio::select! {
-            biased;
-            connected = connector.connect(provider.timeouts.connect, from) => connected,
-            gone = client.gone() => return Exchanged::Delivered(Self::client_left(ctx, gone)),
-            () = tokio::time::sleep_until(exchange.overall) => return Exchanged::refused(overall_timeout(&provider.name)),
-        };
-        let mut connected = match connecting {
+        let mut connected = match Self::connect(ctx, client, connector, &exchange).await {
             Ok(connected) => connected,
-            Err(failure) => {
-                return Exchanged::Failed {
-                    failure: AttemptFailure::Connect(failure),
-                    body_can_be_repeated: true,
-                };
-            }
+            Err(ended) => return ended,
         };
-        self.open_bill(ctx, exchange.target, owner);
+        self.open_bill(ctx, exchange.target, owner, &exchange.key);
         fill.reached();
         address(&mut head, &connected.session, &provider);
         ctx.outcome.served.request_started_at = Some(self.clock.now());
@@ -118,8 +148,12 @@ impl EdgeProxy {
             sent_bytes: 0,
             touched: false,
         };
+        let first_token = exchange.first_token;
+        let response_header = provider.timeouts.response_header;
+        let head_within = first_token.map_or(response_header, |limit| limit.min(response_header));
+        let sent_at = Instant::now();
         let timeouts = SendTimeouts {
-            response_header: provider.timeouts.response_header,
+            response_header: head_within,
             overall: exchange.overall,
             body_silence: ctx.snapshot.settings.server.body_timeout,
             write: ctx.snapshot.settings.server.body_timeout,
@@ -133,29 +167,56 @@ impl EdgeProxy {
         match sent {
             Ok(answer) => {
                 ctx.outcome.served.head_at = Some(self.clock.now());
-                self.judge(
-                    ctx,
-                    client,
-                    fill,
-                    Answer {
-                        exchange,
-                        connected,
-                        head: answer,
-                        owner,
-                        only_we_asked,
-                        waited,
-                    },
+                let answer = Answer {
+                    target: exchange.target,
+                    key: exchange.key,
+                    connected,
+                    head: answer,
+                    owner,
+                    only_we_asked,
+                    read_ahead: None,
+                };
+                let verdict = Verdict {
                     permit,
-                )
-                .await
+                    waited,
+                    may_move_on: exchange.may_move_on,
+                    first_token: first_token.map(|limit| sent_at + limit),
+                };
+                self.judge(ctx, client, fill, answer, verdict).await
             }
             Err(failure) => {
                 // a streamed body that was touched is with nobody any more
                 let repeatable =
                     !matches!(body, AttemptBody::Streamed) || upload.sent_bytes == 0 && !upload.touched;
+                if matches!(failure, SendFailure::FirstByteTimeout) && head_within < response_header {
+                    return Exchanged::failed(AttemptFailure::FirstTokenTimeout, repeatable);
+                }
                 Self::send_failed(ctx, &provider, failure, connected.reused, repeatable)
             }
         }
+    }
+
+    async fn connect(
+        ctx: &mut RequestCtx,
+        client: &mut Client<'_>,
+        connector: &Arc<ProviderConnector>,
+        exchange: &Exchange<'_>,
+    ) -> Result<Connected, Exchanged<'static>> {
+        let provider = &exchange.target.provider;
+        let from = if ctx.is_realtime() {
+            Reuse::Upgradable
+        } else {
+            exchange.from
+        };
+        let connected = tokio::select! {
+            biased;
+            connected = connector.connect(provider.timeouts.connect, from) => connected,
+            gone = client.gone() => return Err(Exchanged::Delivered(Self::client_left(ctx, gone))),
+            () = tokio::time::sleep_until(exchange.overall) => {
+                return Err(Exchanged::refused(overall_timeout(&provider.name)));
+            }
+        };
+        connected.map_err(|failure| Exchanged::failed(AttemptFailure::Connect(failure), true))
     }
 
     fn send_failed(
@@ -164,11 +225,8 @@ impl EdgeProxy {
         failure: SendFailure,
         reused: bool,
         body_can_be_repeated: bool,
-    ) -> Exchanged {
-        let failed = |failure| Exchanged::Failed {
-            failure,
-            body_can_be_repeated,
-        };
+    ) -> Exchanged<'static> {
+        let failed = |failure| Exchanged::failed(failure, body_can_be_repeated);
         match failure {
             SendFailure::ClosedBeforeHead(how) => {
                 log::debug!(provider = &*provider.name; "the connection ended before an answer: {how}");
@@ -191,108 +249,8 @@ impl EdgeProxy {
         }
     }
 
-    /// What an answer's status says of the target that gave it.
-    fn judge_target(
-        &self,
-        ctx: &RequestCtx,
-        permit: &mut Permit,
-        status: http::StatusCode,
-        waited: std::time::Duration,
-    ) {
-        if AttemptFailure::Status(status.as_u16()).counts_against_target() {
-            permit.failed(self.clock.monotonic(), &ctx.snapshot.catalogue.cooldown);
-            return;
-        }
-        permit.succeeded();
-        if status.is_success() {
-            permit.answered_after(waited);
-        }
-    }
-
-    /// The head is there: is it an answer for the client, or about our key, or for another target?
-    async fn judge(
-        &self,
-        ctx: &mut RequestCtx,
-        client: &mut Client<'_>,
-        fill: &mut Fill,
-        answer: Answer<'_>,
-        permit: &mut Permit,
-    ) -> Exchanged {
-        let Answer {
-            exchange,
-            mut connected,
-            head,
-            owner,
-            only_we_asked,
-            waited,
-        } = answer;
-        let provider = &exchange.target.provider;
-        let status = head.status.as_u16();
-        ctx.bill.answered(status);
-        self.judge_target(ctx, permit, head.status, waited);
-        let silence = ctx.snapshot.settings.server.stream_idle_timeout;
-        let mut read_ahead = None;
-        if status == 401 || status == 403 {
-            let ahead = error_body(&mut connected.session, silence).await;
-            if classify_upstream_error(provider.dialect, status, &ahead.bytes) == UpstreamErrorKind::OurKey {
-                log::error!(provider = &*provider.name, status; "upstream `{}` refused our key", provider.name);
-                return Exchanged::refused(provider.auth_error("it refused the key that was sent"));
-            }
-            read_ahead = Some(ahead);
-        } else if only_we_asked && (status == 400 || status == 422) {
-            let ahead = error_body(&mut connected.session, silence).await;
-            if provider.learn_from_refusal(&ahead.bytes) {
-                return Exchanged::AskAgain;
-            }
-            read_ahead = Some(ahead);
-        } else if crate::upstream::retry::may_retry_status(status)
-            && ctx.body_can_be_repeated()
-            && (exchange.may_move_on)(status, exchange.budget)
-        {
-            return Exchanged::MovedOn(status);
-        }
-        let server = &ctx.snapshot.settings.server;
-        let delivery = Delivery {
-            provider: &provider.name,
-            kind: ctx.stream_kind(),
-            choices: ctx.body.choices(),
-            only_we_asked,
-            rules: DownRules {
-                own_key: owner == KeyOwner::Project,
-                own_rates: ctx.outcome.rates.requests.is_some() && server.expose_headers.ratelimit,
-                own_token_rates: ctx.outcome.rates.tokens.is_some() && server.expose_headers.ratelimit,
-            },
-            idle_timeout: server.stream_idle_timeout,
-            read_ahead,
-            whole_by: provider.timeouts.request.map(|limit| Instant::now() + limit),
-        };
-        if status == 101 {
-            let tunnel = self.tunnel(
-                ctx,
-                client,
-                connected.session,
-                &head,
-                delivery.rules,
-                exchange.target,
-            );
-            return Exchanged::Delivered(Box::pin(tunnel).await);
-        }
-        let delivered = self
-            .deliver_either(ctx, client, fill, &mut connected.session, &head, delivery)
-            .await;
-        if matches!(delivered, Delivered::Whole)
-            && connected.session.response_done()
-            && let Some(connector) = &provider.connector
-        {
-            connector
-                .release(connected, provider.timeouts.idle_connection)
-                .await;
-        }
-        Exchanged::Delivered(delivered)
-    }
-
     /// What the provider sends, or what is stored, if the provider says that it still holds.
-    async fn deliver_either(
+    pub(super) async fn deliver_either(
         &self,
         ctx: &mut RequestCtx,
         client: &mut Client<'_>,
@@ -304,6 +262,9 @@ impl EdgeProxy {
         let not_modified = head.status == http::StatusCode::NOT_MODIFIED;
         match ctx.cache.stale().cloned().filter(|_| not_modified) {
             Some(stale) => {
+                if let Some(verdict) = delivery.verdict {
+                    verdict.permit.succeeded();
+                }
                 self.deliver_stored(ctx, client, fill, &stale, head, delivery.rules)
                     .await
             }
@@ -315,9 +276,10 @@ impl EdgeProxy {
     fn request_head(
         ctx: &RequestCtx,
         client: &Client<'_>,
-        to: &Target,
+        exchange: &Exchange<'_>,
         filling_cache: bool,
     ) -> Result<(RequestHeader, KeyOwner), Denial> {
+        let to = exchange.target;
         let provider = &*to.provider;
         let request = client.request_head();
         let project_key = match ctx
@@ -354,11 +316,16 @@ impl EdgeProxy {
         };
         copy_request_fields(request, &mut head, rules).map_err(broken)?;
         let mut inserted = Ok(());
-        let owner = provider.dress(project_key, &request.headers, |name, value| {
-            if inserted.is_ok() {
-                inserted = head.insert_header(name.clone(), value);
-            }
-        })?;
+        let owner = provider.dress(
+            project_key,
+            exchange.key.pooled(),
+            &request.headers,
+            |name, value| {
+                if inserted.is_ok() {
+                    inserted = head.insert_header(name.clone(), value);
+                }
+            },
+        )?;
         inserted.map_err(broken)?;
         head.insert_header("x-request-id", ctx.arrival.request_id.clone())
             .map_err(broken)?;
@@ -408,36 +375,6 @@ fn ask_for_websocket(head: &mut RequestHeader, own_key: bool) -> pingora_core::R
         }
     });
     fields
-}
-
-struct Answer<'a> {
-    exchange: Exchange<'a>,
-    connected: Connected,
-    head: ResponseHeader,
-    owner: KeyOwner,
-    only_we_asked: bool,
-    /// From the attempt's beginning to its head.
-    waited: std::time::Duration,
-}
-
-/// Reads an error body, as far as it is needed to know whose error it is.
-async fn error_body(upstream: &mut HttpSession, silence: std::time::Duration) -> ReadAhead {
-    upstream.set_read_timeout(Some(silence.min(std::time::Duration::from_secs(10))));
-    let mut bytes = BytesMut::new();
-    let mut ended = None;
-    while bytes.len() < ERROR_BODY_BYTES {
-        match upstream.read_response_body().await {
-            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
-            end => {
-                ended = Some(end);
-                break;
-            }
-        }
-    }
-    ReadAhead {
-        bytes: bytes.freeze(),
-        ended,
-    }
 }
 
 /// Whether the stream that this request asks for is asked for its usage.

@@ -8,27 +8,26 @@ use std::panic::AssertUnwindSafe;
 use futures_util::FutureExt as _;
 use pingora_core::{Error, ErrorType};
 use pingora_proxy::Session;
-use tokio::time::Instant;
 
 use self::client::Client;
 use self::deliver::Delivered;
-use self::exchange::{Exchange, Exchanged};
 use super::EdgeProxy;
 use super::caching::Fill;
 use super::ctx::RequestCtx;
 use super::outcome::Ending;
 use crate::domain::{Denial, DenialCode};
-use crate::upstream::retry::Situation;
-use crate::upstream::target::Reuse;
-use crate::upstream::{Next, RetryBudget, Route};
 
+mod attempts;
 pub(crate) mod client;
 pub(super) mod deliver;
 mod demo;
 mod events;
 mod exchange;
+mod first_words;
 pub(super) use exchange::address;
 pub(crate) mod head;
+mod heartbeat;
+mod judge;
 mod pump;
 mod relay;
 mod sending;
@@ -88,8 +87,16 @@ impl EdgeProxy {
         let (delivered, left) = {
             let audience = ctx.cache.audience();
             let mut client = Client::new(&mut session.downstream_session).with_audience(audience);
+            if let Some((every, head)) = self.heartbeat(ctx, &client) {
+                client = client.with_heartbeat(every, head);
+            }
             let mut fill = Fill::idle(&mut ctx.cache);
-            let delivered = Box::pin(self.attempt_all(ctx, &route, &mut client, &mut fill)).await;
+            let mut delivered = Box::pin(self.attempt_all(ctx, &route, &mut client, &mut fill)).await;
+            if let Delivered::Refused(denial) = &delivered
+                && client.is_promised_events()
+            {
+                delivered = self.refuse_in_stream(ctx, &mut client, &mut fill, denial).await;
+            }
             (delivered, client.left())
         };
         if let Some(gone) = left {
@@ -99,6 +106,7 @@ impl EdgeProxy {
         }
         match delivered {
             Delivered::Whole => Ok(()),
+            Delivered::Abandoned(failure) => self.reject(session, ctx, failure.denial("")).await,
             Delivered::Refused(denial) => {
                 if !ctx.outcome.sent {
                     // nothing reached a provider: the grant is back before the client hears of it
@@ -110,117 +118,4 @@ impl EdgeProxy {
             Delivered::Broken(error) => Err(error),
         }
     }
-
-    async fn attempt_all(
-        &self,
-        ctx: &mut RequestCtx,
-        route: &Route,
-        client: &mut Client<'_>,
-        fill: &mut Fill,
-    ) -> Delivered {
-        let now = || self.clock.monotonic();
-        let mut attempts = match route.attempts(now()) {
-            Ok(attempts) => attempts,
-            Err(denial) => return Delivered::Refused(denial),
-        };
-        let mut budget = RetryBudget::new(ctx.snapshot.catalogue.retries);
-        let cooldown = ctx.snapshot.catalogue.cooldown.clone();
-        let spent = now().saturating_sub(ctx.arrival.started);
-        let overall = Instant::now() + ctx.snapshot.settings.server.request_timeout.saturating_sub(spent);
-        let mut attempt = attempts.next(now());
-        let mut from = Reuse::Allowed;
-        loop {
-            let Some(mut current) = attempt.take() else {
-                return Delivered::Refused(route.circuit_open(now()));
-            };
-            let provider = std::sync::Arc::clone(current.provider());
-            ctx.outcome.served.attempts += 1;
-            ctx.outcome.served.provider = Some(std::sync::Arc::clone(&provider.name));
-            ctx.outcome.served.model.clone_from(&current.target.model);
-            let another_target = attempts.another(now());
-            let may_move_on = |status, budget: &mut RetryBudget| may_move_on(status, another_target, budget);
-            let exchange = Exchange {
-                target: current.target,
-                from,
-                overall,
-                budget: &mut budget,
-                may_move_on: &may_move_on,
-            };
-            let exchanged = self
-                .exchange(ctx, client, fill, exchange, &mut current.permit)
-                .await;
-            let provider_name = &*provider.name;
-            match exchanged {
-                Exchanged::Delivered(delivered) => {
-                    self.metrics.count_attempt(provider_name, answered_status(ctx));
-                    return delivered;
-                }
-                Exchanged::AskAgain => {
-                    self.attempt_ended(ctx, provider_name, ctx.bill.status()).await;
-                    drop(current);
-                    attempt = attempts.same(now());
-                    from = Reuse::Allowed;
-                }
-                Exchanged::MovedOn(status) => {
-                    self.attempt_ended(ctx, provider_name, Some(status)).await;
-                    log::warn!(provider = provider_name, status; "upstream `{provider_name}` answered {status}, trying the next");
-                    attempt = attempts.next(now());
-                    from = Reuse::Allowed;
-                }
-                Exchanged::Failed {
-                    failure,
-                    body_can_be_repeated,
-                } => {
-                    let may_go_on = self.attempt_ended(ctx, provider_name, None).await;
-                    if failure.counts_against_target() {
-                        current.permit.failed(now(), &cooldown);
-                    }
-                    drop(current);
-                    let situation = Situation {
-                        body_can_be_repeated: body_can_be_repeated && may_go_on,
-                        another_target: attempts.another(now()),
-                        inference: ctx.is_inference(),
-                    };
-                    let next = budget.after(&failure, situation);
-                    warn_of_failure(ctx, provider_name, failure.as_str());
-                    (attempt, from) = match next {
-                        Next::NextTarget => (attempts.next(now()), Reuse::Allowed),
-                        Next::SameTarget => (attempts.same(now()), Reuse::Avoided),
-                        Next::GiveUp => return Delivered::Refused(failure.denial(provider_name)),
-                    };
-                    if attempt.is_none() {
-                        return Delivered::Refused(failure.denial(provider_name));
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn warn_of_failure(ctx: &RequestCtx, provider: &str, failure: &str) {
-    log::warn!(provider, attempt = ctx.outcome.served.attempts, failure;
-        "an attempt at upstream `{provider}` failed: {failure}");
-}
-
-impl EdgeProxy {
-    /// One that came to nothing for the client. Answers whether there is money for another.
-    async fn attempt_ended(&self, ctx: &mut RequestCtx, provider: &str, status: Option<u16>) -> bool {
-        self.metrics.count_attempt(provider, status);
-        self.close_attempt(ctx).await;
-        self.may_spend_again(ctx).await
-    }
-}
-
-fn may_move_on(status: u16, another_target: bool, budget: &mut RetryBudget) -> bool {
-    let situation = Situation {
-        body_can_be_repeated: true,
-        another_target,
-        inference: true,
-    };
-    budget.after(&crate::upstream::AttemptFailure::Status(status), situation) != Next::GiveUp
-}
-
-/// What the provider answered, if the client has its answer.
-fn answered_status(ctx: &RequestCtx) -> Option<u16> {
-    (ctx.outcome.origin == super::outcome::Origin::Upstream).then_some(ctx.outcome.status)
 }

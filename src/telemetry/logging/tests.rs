@@ -78,6 +78,8 @@ fn access_line() -> AccessLine {
         time_to_first_byte: None,
         used: None,
         attempts: 1,
+        waited: std::time::Duration::ZERO,
+        failed_attempts: None,
         cache: Some("miss"),
         outcome: Outcome::Complete,
     }

@@ -34,6 +34,10 @@ pub(super) struct Declared {
     pub time_to_first_byte: HistogramVec,
     pub overhead: Histogram,
     pub attempts: IntCounterVec,
+    /// Tries that came to nothing.
+    pub failures: IntCounterVec,
+    /// Requests that waited for a provider, by what for.
+    pub waits: IntCounterVec,
     pub tokens: IntCounterVec,
     pub cost: CounterVec,
     pub priced_without_usage: IntCounter,
@@ -90,6 +94,8 @@ impl Declared {
                 "Tries at providers, by the status they answered or `none`.",
                 &["provider", "status"],
             )?,
+            failures: declare.failures()?,
+            waits: declare.waits()?,
             tokens: declare.counters(
                 "tokens_total",
                 "Tokens counted by providers or estimated, by kind.",
@@ -190,6 +196,22 @@ impl Declare {
     fn histograms(&self, name: &str, help: &str) -> Declaration<HistogramVec> {
         let options = HistogramOpts::from(Self::options(name, help)).buckets(DURATION_SECONDS.to_vec());
         self.keep(HistogramVec::new(options, &["provider", "model"])?)
+    }
+
+    fn failures(&self) -> Result<IntCounterVec, prometheus::Error> {
+        self.counters(
+            "upstream_failures_total",
+            "Tries at providers that came to nothing for the client, by cause.",
+            &["provider", "cause"],
+        )
+    }
+
+    fn waits(&self) -> Result<IntCounterVec, prometheus::Error> {
+        self.counters(
+            "upstream_waits_total",
+            "Requests that waited: for a place or the rate of a key (`turn`), or between attempts (`pause`).",
+            &["provider", "for"],
+        )
     }
 
     fn overhead(&self) -> Declaration<Histogram> {

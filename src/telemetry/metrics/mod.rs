@@ -137,6 +137,16 @@ impl Metrics {
         self.series.attempts(&self.declared, provider, status).inc();
     }
 
+    /// Counts a try that came to nothing; `provider` is a configured one.
+    pub fn count_failure(&self, provider: &str, cause: &str) {
+        self.declared.failures.with_label_values(&[provider, cause]).inc();
+    }
+
+    /// Counts a wait for a provider: for a `turn`, or a `pause` between attempts.
+    pub fn count_wait(&self, provider: &str, what_for: &str) {
+        self.declared.waits.with_label_values(&[provider, what_for]).inc();
+    }
+
     /// Counts what the cache did.
     pub fn count_cache(&self, event: CacheEvent) {
         self.cache_counter(event).inc();

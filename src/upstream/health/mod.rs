@@ -15,7 +15,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::config::CooldownSettings;
+use self::load::Load;
+use crate::config::{CooldownSettings, Share};
+
+mod load;
 
 /// What a breaker is keyed by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -44,6 +47,7 @@ pub struct Breaker {
     disturbed: AtomicBool,
     /// Microseconds to the first byte, of late; 0: no answer yet.
     latency: AtomicU64,
+    load: Load,
     state: Mutex<State>,
 }
 
@@ -58,6 +62,10 @@ pub struct BreakerSnapshot {
     pub state: &'static str,
     /// Failures in a row while closed.
     pub failures: u32,
+    /// Why it is open: `failures`, or `retry_after` when the provider asked for it.
+    pub reason: &'static str,
+    /// Time to the first byte of its answers, of late.
+    pub latency: Option<Duration>,
     /// How long it stays open.
     pub cooling_for: Option<Duration>,
     /// Attempts that run now.
@@ -71,6 +79,7 @@ impl Breaker {
             in_flight: AtomicU32::new(0),
             disturbed: AtomicBool::new(false),
             latency: AtomicU64::new(0),
+            load: Load::default(),
             state: Mutex::new(State::Closed { failures: 0 }),
         }
     }
@@ -102,10 +111,26 @@ impl Breaker {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         Ok(Permit {
             breaker: Arc::clone(self),
+            in_flight: Some(InFlight(Arc::clone(self))),
             since: now,
             probe,
             judged: false,
         })
+    }
+
+    /// A request's first attempt goes here.
+    pub fn note_first(&self, now: Duration) {
+        self.load.first(now);
+    }
+
+    /// Whether a further attempt may go here, `router.retry_budget` being `share`; it is counted then.
+    pub fn take_retry(&self, now: Duration, share: Share) -> bool {
+        self.load.retry(now, share)
+    }
+
+    /// Whether a further attempt might go here.
+    pub fn may_retry(&self, now: Duration, share: Share) -> bool {
+        self.load.may_retry(now, share)
     }
 
     /// Attempts that run now.
@@ -135,6 +160,13 @@ impl Breaker {
         self.latency.store(now, Ordering::Relaxed);
     }
 
+    fn reason(&self) -> &'static str {
+        match *self.state.lock() {
+            State::Open { trips: 0, .. } | State::HalfOpen { trips: 0, .. } => "retry_after",
+            _ => "failures",
+        }
+    }
+
     /// What operators see.
     pub fn snapshot(&self, now: Duration) -> BreakerSnapshot {
         let (word, failures, cooling_for) = match *self.state.lock() {
@@ -146,6 +178,8 @@ impl Breaker {
             provider: self.key.provider.to_string(),
             model: self.key.model.to_string(),
             state: word,
+            reason: self.reason(),
+            latency: self.latency(),
             failures,
             cooling_for,
             in_flight: self.in_flight(),
@@ -167,6 +201,7 @@ impl Breaker {
     }
 
     fn failed(&self, probe: bool, since: Duration, now: Duration, cooldown: &CooldownSettings) {
+        self.load.failed(now);
         let mut state = self.state.lock();
         match *state {
             State::Closed { failures } => {
@@ -240,12 +275,28 @@ fn open(now: Duration, trips: u32, cooldown: &CooldownSettings) -> State {
 #[derive(Debug)]
 pub struct Permit {
     breaker: Arc<Breaker>,
+    in_flight: Option<InFlight>,
     since: Duration,
     probe: bool,
     judged: bool,
 }
 
+/// Counts one attempt as running at its target.
+#[derive(Debug)]
+pub struct InFlight(Arc<Breaker>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Permit {
+    /// What counts the attempt as running, for whoever knows its end before the permit goes.
+    pub fn take_in_flight(&mut self) -> Option<InFlight> {
+        self.in_flight.take()
+    }
+
     /// The first byte of a good answer came after so long.
     pub fn answered_after(&self, latency: Duration) {
         self.breaker.answered_after(latency);
@@ -265,17 +316,31 @@ impl Permit {
         }
     }
 
+    /// The target failed a request that it had failed before: one request that nothing can answer must not open the breaker
+    /// for all others. A probe counts all the same.
+    pub fn failed_again(&mut self, now: Duration, cooldown: &CooldownSettings) {
+        if self.probe {
+            self.failed(now, cooldown);
+        } else {
+            self.breaker.load.failed(now);
+        }
+        self.judged = true;
+    }
+
     /// The target asked to be left alone for `pause` (`Retry-After`), at most `cooldown.max`.
     pub fn cool_down(&mut self, now: Duration, pause: Duration, cooldown: &CooldownSettings) {
-        if !std::mem::replace(&mut self.judged, true) {
-            self.breaker.cool_down(now, pause, cooldown);
-        }
+        self.judged = true;
+        self.breaker.cool_down(now, pause, cooldown);
+    }
+
+    /// When the attempt began.
+    pub fn since(&self) -> Duration {
+        self.since
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.breaker.in_flight.fetch_sub(1, Ordering::Relaxed);
         if self.probe && !self.judged {
             self.breaker.abandoned(self.since, self.since);
         }

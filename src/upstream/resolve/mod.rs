@@ -1,16 +1,16 @@
 //! From the model a client asks for to the targets that may serve it, one attempt after another.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+pub use self::attempts::{Attempt, AttemptKey, Attempts, OwnKeys};
 use super::catalogue::{Catalogue, Model, Target};
-use super::choose::Candidate;
-use super::health::Permit;
 use super::names;
 use super::provider::Provider;
 use super::rules::{cut, endpoint_not_found};
-use crate::config::{CooldownSettings, UnknownModels};
+use crate::config::{RouterSettings, UnknownModels};
 use crate::domain::{Denial, DenialCode, Dialect, Glob, PathClass};
+
+mod attempts;
 
 /// What a client asks for.
 #[derive(Debug, Clone, Copy)]
@@ -52,7 +52,7 @@ pub struct Route {
     kind: RouteKind,
     /// Per target: why it may not serve this request.
     refused: Vec<Option<Denial>>,
-    cooldown: CooldownSettings,
+    router: Arc<RouterSettings>,
 }
 
 #[derive(Debug, Clone)]
@@ -166,7 +166,7 @@ impl Catalogue {
 
     fn public(&self, model: &Arc<Model>, client: Dialect) -> Result<Route, Denial> {
         let refused: Vec<Option<Denial>> = model
-            .targets
+            .all
             .iter()
             .map(|target| {
                 let dialect = target.provider.dialect;
@@ -176,7 +176,7 @@ impl Catalogue {
         let route = Route {
             kind: RouteKind::Public(Arc::clone(model)),
             refused,
-            cooldown: self.cooldown.clone(),
+            router: Arc::clone(&self.router),
         };
         route.or_refused()
     }
@@ -191,12 +191,14 @@ impl Catalogue {
             kind: RouteKind::Direct(Box::new(Target {
                 provider: Arc::clone(provider),
                 model: model.map(Arc::from),
+                public: None,
+                context_window: None,
                 weight: 1,
                 priority: 0,
                 breaker,
             })),
             refused: vec![None],
-            cooldown: self.cooldown.clone(),
+            router: Arc::clone(&self.router),
         }
     }
 
@@ -230,7 +232,7 @@ impl Route {
     /// Every target, usable or not.
     pub fn targets(&self) -> &[Target] {
         match &self.kind {
-            RouteKind::Public(model) => &model.targets,
+            RouteKind::Public(model) => &model.all,
             RouteKind::Direct(target) => std::slice::from_ref(&**target),
         }
     }
@@ -251,10 +253,18 @@ impl Route {
             .filter_map(|(target, refused)| refused.is_none().then_some(target))
     }
 
+    /// Longest wait for the first words of a stream while another target could answer instead.
+    pub fn first_token(&self) -> Option<std::time::Duration> {
+        match &self.kind {
+            RouteKind::Public(model) => model.first_token,
+            RouteKind::Direct(_) => None,
+        }
+    }
+
     /// Leaves out the targets that `rule` refuses. When none is left: what the first said.
     pub fn keep(mut self, mut rule: impl FnMut(&Target) -> Result<(), Denial>) -> Result<Self, Denial> {
         let targets = match &self.kind {
-            RouteKind::Public(model) => &model.targets[..],
+            RouteKind::Public(model) => &model.all[..],
             RouteKind::Direct(target) => std::slice::from_ref(&**target),
         };
         let mut first = None;
@@ -294,114 +304,6 @@ impl Route {
                 )
             })
             .collect()
-    }
-
-    /// The order in which the targets are tried, breakers as they stand at `now`. When every usable one is
-    /// open: 503 `circuit_open`.
-    pub fn attempts(&self, now: Duration) -> Result<Attempts<'_>, Denial> {
-        let order = match &self.kind {
-            RouteKind::Direct(_) => vec![0],
-            RouteKind::Public(model) => {
-                let candidates: Vec<Candidate> = model
-                    .targets
-                    .iter()
-                    .zip(&self.refused)
-                    .map(|(target, refused)| Candidate {
-                        weight: target.weight,
-                        priority: target.priority,
-                        available: refused.is_none()
-                            && target.breaker.closed_for(now, &self.cooldown).is_none(),
-                        in_flight: target.breaker.in_flight(),
-                        latency: target.breaker.latency(),
-                    })
-                    .collect();
-                model.wheel.order(&candidates)
-            }
-        };
-        let attempts = Attempts {
-            route: self,
-            order,
-            next: 0,
-        };
-        if attempts.another(now) {
-            Ok(attempts)
-        } else {
-            Err(self.circuit_open(now))
-        }
-    }
-
-    /// The refusal when every usable target is cooling down, with the time until the first is not.
-    pub fn circuit_open(&self, now: Duration) -> Denial {
-        let wait = self
-            .usable()
-            .filter_map(|target| target.breaker.closed_for(now, &self.cooldown))
-            .min()
-            .unwrap_or(Duration::from_secs(1));
-        let message = match self.public_name() {
-            Some(name) => format!("every provider of model `{name}` is cooling down after failures"),
-            None => "the provider is cooling down after failures".to_owned(),
-        };
-        Denial::new(DenialCode::CircuitOpen, message).with_retry_after(wait)
-    }
-}
-
-/// The targets of one request in the order of its attempts.
-#[derive(Debug)]
-pub struct Attempts<'r> {
-    route: &'r Route,
-    order: Vec<usize>,
-    next: usize,
-}
-
-/// One try at one target. Dropping the permit ends it.
-#[derive(Debug)]
-pub struct Attempt<'r> {
-    /// Whom to call.
-    pub target: &'r Target,
-    /// Its breaker's leave, which wants a verdict.
-    pub permit: Permit,
-}
-
-impl<'r> Attempts<'r> {
-    /// Whether there is another target that is not cooling down.
-    pub fn another(&self, now: Duration) -> bool {
-        self.order[self.next..].iter().any(|&index| {
-            self.route.targets()[index]
-                .breaker
-                .closed_for(now, &self.route.cooldown)
-                .is_none()
-        })
-    }
-
-    /// The next target whose breaker lets the attempt through. `None`: none is left; on the first call the
-    /// answer is then [`Route::circuit_open`].
-    pub fn next(&mut self, now: Duration) -> Option<Attempt<'r>> {
-        while let Some(&index) = self.order.get(self.next) {
-            self.next += 1;
-            if let Some(attempt) = self.try_target(index, now) {
-                return Some(attempt);
-            }
-        }
-        None
-    }
-
-    /// The last target once more.
-    pub fn same(&mut self, now: Duration) -> Option<Attempt<'r>> {
-        let index = *self.order.get(self.next.checked_sub(1)?)?;
-        self.try_target(index, now)
-    }
-
-    fn try_target(&self, index: usize, now: Duration) -> Option<Attempt<'r>> {
-        let target = &self.route.targets()[index];
-        let permit = target.breaker.admit(now, &self.route.cooldown).ok()?;
-        Some(Attempt { target, permit })
-    }
-}
-
-impl Attempt<'_> {
-    /// The provider to call.
-    pub fn provider(&self) -> &Arc<Provider> {
-        &self.target.provider
     }
 }
 

@@ -1,7 +1,10 @@
+use std::time::Duration;
+
 use super::*;
 use crate::config::{BaseUrl, ModelSettings, ProviderSettings, Settings, Strategy, TargetSettings};
 use crate::domain::{ManualClock, Timestamp};
 use crate::upstream::Upstreams;
+use crate::upstream::keys::KeyFault;
 use crate::upstream::rules::RequestFacts;
 
 const ALL: AllowedModels<'static> = AllowedModels {
@@ -9,6 +12,11 @@ const ALL: AllowedModels<'static> = AllowedModels {
     project: &[],
 };
 const NOW: Duration = Duration::from_secs(5);
+
+/// A request of a project without keys of its own.
+fn attempts<'r>(catalogue: &'r Catalogue, route: &'r Route) -> Attempts<'r> {
+    route.attempts(catalogue.key_registry(), &|_| None, 1)
+}
 
 fn target(provider: &str, model: &str, weight: u32, priority: u32) -> TargetSettings {
     TargetSettings {
@@ -24,6 +32,8 @@ fn model(name: &str, strategy: Strategy, targets: Vec<TargetSettings>) -> ModelS
         name: name.into(),
         targets,
         strategy,
+        fallbacks: Vec::new(),
+        first_token: None,
         context_window: None,
         max_output_tokens: None,
     }
@@ -278,17 +288,17 @@ fn attempts_go_from_target_to_target_and_skip_open_ones() {
         .resolve(&asked(Some("fast"), Dialect::OpenAi), ALL)
         .unwrap();
     for _ in 0..5 {
-        let mut attempts = route.attempts(NOW).unwrap();
-        let mut first = attempts.next(NOW).unwrap();
+        let mut attempts = attempts(&catalogue, &route);
+        let mut first = attempts.first(NOW).unwrap();
         assert_eq!(&*first.provider().name, "groq");
-        first.permit.failed(NOW, &catalogue.cooldown);
+        first.permit.failed(NOW, &catalogue.router.cooldown);
         assert_eq!(&*attempts.next(NOW).unwrap().provider().name, "openai");
         assert!(attempts.next(NOW).is_none());
     }
-    let mut attempts = route.attempts(NOW).unwrap();
-    assert_eq!(&*attempts.next(NOW).unwrap().provider().name, "openai");
+    let mut attempts = attempts(&catalogue, &route);
+    assert_eq!(&*attempts.first(NOW).unwrap().provider().name, "openai");
     assert!(!attempts.another(NOW));
-    assert!(attempts.same(NOW).is_some());
+    assert!(attempts.same(NOW, true).is_some());
 }
 
 #[test]
@@ -298,15 +308,14 @@ fn when_every_breaker_is_open_the_refusal_says_how_long() {
         .resolve(&asked(Some("openai/gpt-4o"), Dialect::OpenAi), ALL)
         .unwrap();
     for _ in 0..5 {
-        let mut attempts = route.attempts(NOW).unwrap();
-        attempts
-            .next(NOW)
+        attempts(&catalogue, &route)
+            .first(NOW)
             .unwrap()
             .permit
-            .failed(NOW, &catalogue.cooldown);
+            .failed(NOW, &catalogue.router.cooldown);
     }
     let later = NOW + Duration::from_millis(10_500);
-    let denial = route.attempts(later).unwrap_err();
+    let denial = attempts(&catalogue, &route).first(later).unwrap_err();
     assert_eq!(denial.code, DenialCode::CircuitOpen);
     assert_eq!(denial.retry_after_seconds(), Some(20));
     let snapshot = catalogue.snapshot(later);
@@ -331,8 +340,12 @@ fn a_reload_keeps_breakers_and_pools_of_what_did_not_change() {
         .resolve(&asked(Some("smart"), Dialect::Anthropic), ALL)
         .unwrap();
     for _ in 0..5 {
-        let mut attempts = route.attempts(NOW).unwrap();
-        attempts.next(NOW).unwrap().permit.failed(NOW, &old.cooldown);
+        let mut attempts = attempts(&old, &route);
+        attempts
+            .first(NOW)
+            .unwrap()
+            .permit
+            .failed(NOW, &old.router.cooldown);
     }
     settings.models.remove(0);
     settings.providers[1].timeouts.connect = Duration::from_secs(1);
@@ -345,7 +358,7 @@ fn a_reload_keeps_breakers_and_pools_of_what_did_not_change() {
     let route = new
         .resolve(&asked(Some("smart"), Dialect::Anthropic), ALL)
         .unwrap();
-    assert!(route.attempts(NOW).is_err());
+    assert!(attempts(&new, &route).first(NOW).is_err());
     settings.providers[0].base_url = BaseUrl::https("elsewhere.example");
     let third = upstreams.catalogue(&settings).unwrap();
     let connector = |catalogue: &Catalogue| catalogue.provider("groq").unwrap().connector.clone().unwrap();
@@ -366,4 +379,131 @@ fn public_models_are_those_that_token_and_project_may_use() {
         .map(|model| &*model.name)
         .collect();
     assert_eq!(names, ["smart", "vendor/large"]);
+}
+
+fn with_fallbacks() -> Settings {
+    let mut settings = settings();
+    let key = |id: &str| crate::config::KeySettings {
+        id: id.into(),
+        key: crate::domain::Secret::new(format!("sk-{id}")),
+        rpm: None,
+        tpm: None,
+    };
+    settings.providers[0].api_keys = vec![key("one"), key("two")];
+    settings.models = vec![
+        ModelSettings {
+            fallbacks: vec!["large".into(), "small".into()],
+            context_window: Some(8_000),
+            ..model("first", Strategy::Weighted, vec![target("groq", "a", 1, 0)])
+        },
+        ModelSettings {
+            context_window: Some(100_000),
+            ..model("large", Strategy::Weighted, vec![target("openai", "b", 1, 0)])
+        },
+        ModelSettings {
+            context_window: Some(4_000),
+            ..model("small", Strategy::Weighted, vec![target("groq", "c", 1, 0)])
+        },
+    ];
+    settings
+}
+
+fn next_model(attempts: &mut Attempts<'_>) -> Option<String> {
+    attempts
+        .next(NOW)
+        .map(|attempt| attempt.target.model.clone().unwrap().to_string())
+}
+
+#[test]
+fn fallbacks_follow_in_their_order_and_a_new_round_begins_with_the_own_targets() {
+    let catalogue = catalogue_of(&with_fallbacks());
+    let route = catalogue
+        .resolve(&asked(Some("first"), Dialect::OpenAi), ALL)
+        .unwrap();
+    let mut tried = attempts(&catalogue, &route);
+    let first = tried.first(NOW).unwrap();
+    assert_eq!(first.target.public.as_deref(), Some("first"));
+    assert!(tried.another(NOW));
+    assert_eq!(next_model(&mut tried).as_deref(), Some("b"));
+    assert_eq!(next_model(&mut tried).as_deref(), Some("c"));
+    assert_eq!(next_model(&mut tried), None);
+    tried.begin_round(NOW);
+    assert_eq!(next_model(&mut tried).as_deref(), Some("a"));
+    let mut tried = attempts(&catalogue, &route);
+    let _first = tried.first(NOW).unwrap();
+    tried.only_larger();
+    assert_eq!(next_model(&mut tried).as_deref(), Some("b"));
+    assert_eq!(next_model(&mut tried), None, "the small one reads less");
+}
+
+#[test]
+fn a_benched_key_gives_way_to_the_next_and_to_another_target() {
+    let catalogue = catalogue_of(&with_fallbacks());
+    let route = catalogue
+        .resolve(&asked(Some("first"), Dialect::OpenAi), ALL)
+        .unwrap();
+    let key_of = |attempt: &Attempt<'_>| attempt.key.pooled().unwrap().id.to_string();
+    let mut tried = attempts(&catalogue, &route);
+    let first = tried.first(NOW).unwrap();
+    assert_eq!(key_of(&first), "one");
+    tried.bench(&first, NOW, KeyFault::Refused, None);
+    let second = tried.other_key(NOW).unwrap();
+    assert_eq!(key_of(&second), "two");
+    tried.bench(&second, NOW, KeyFault::Refused, None);
+    assert!(tried.other_key(NOW).is_none());
+    assert_eq!(
+        next_model(&mut tried).as_deref(),
+        Some("b"),
+        "`groq` has no key left"
+    );
+    assert_eq!(next_model(&mut tried), None);
+    // a request begins where a key is left
+    let mut tried = attempts(&catalogue, &route);
+    assert_eq!(&*tried.first(NOW).unwrap().provider().name, "openai");
+    // and is asked with the refused key when nothing else could answer
+    let route = catalogue
+        .resolve(&asked(Some("groq/x"), Dialect::OpenAi), ALL)
+        .unwrap();
+    let mut tried = attempts(&catalogue, &route);
+    let last_resort = tried.first(NOW).unwrap();
+    tried.bench(
+        &last_resort,
+        NOW,
+        KeyFault::RateLimited,
+        Some(Duration::from_secs(7)),
+    );
+    let own = crate::domain::Secret::new("sk-own");
+    let own_key = |_: &str| Some(&own);
+    let mut tried = route.attempts(catalogue.key_registry(), &own_key, 1);
+    assert!(
+        matches!(tried.first(NOW).unwrap().key, AttemptKey::Own(None)),
+        "a project's own key is its own affair"
+    );
+}
+
+#[test]
+fn further_attempts_at_a_target_are_bounded() {
+    let catalogue = catalogue_of(&settings());
+    let route = catalogue
+        .resolve(&asked(Some("openai/m"), Dialect::OpenAi), ALL)
+        .unwrap();
+    let mut tried = attempts(&catalogue, &route);
+    let cooldown = crate::config::CooldownSettings {
+        failures: 100,
+        ..catalogue.router.cooldown.clone()
+    };
+    for _ in 0..20 {
+        attempts(&catalogue, &route)
+            .first(NOW)
+            .unwrap()
+            .permit
+            .failed(NOW, &cooldown);
+    }
+    tried.first(NOW).unwrap();
+    let further = (0..50).take_while(|_| tried.same(NOW, false).is_some()).count();
+    assert_eq!(further, 14, "ten, and a fifth of twenty");
+    assert!(
+        tried.same(NOW, true).is_some(),
+        "a dead idle connection is nobody's load"
+    );
 }

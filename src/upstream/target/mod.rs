@@ -1,6 +1,6 @@
 //! Connections to one provider: names, addresses, TLS, the pool.
 //!
-//! Names are resolved without blocking. After 30 s a newer answer is fetched in the background; until it is
+//! Names are resolved without blocking. After 15 s a newer answer is fetched in the background; until it is
 //! there, and for ten minutes when none can be had, the older one serves. An address that worked stays the first to be tried, so that the pool finds
 //! its connections again. Pingora's connector reads root certificates and panics on bad ones: it is built at
 //! the first call, off the runtime, after the file was checked.
@@ -35,8 +35,8 @@ use crate::domain::{Clock, Denial, DenialCode};
 
 pub use tls_fault::TlsFault;
 
-/// How long resolved addresses are taken as they are.
-const ADDRESSES_FRESH_FOR: Duration = Duration::from_secs(30);
+/// How long resolved addresses are taken as they are: a changed one is noticed within twice this time.
+const ADDRESSES_FRESH_FOR: Duration = Duration::from_secs(15);
 /// How long they serve while no newer ones can be had.
 const ADDRESSES_USABLE_FOR: Duration = Duration::from_mins(10);
 /// How long a question in the background may take.

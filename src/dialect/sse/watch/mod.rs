@@ -48,6 +48,8 @@ pub struct EventFacts {
     pub end_marker: bool,
     /// It is an error event.
     pub error: bool,
+    /// It says something of the answer itself: words, a call of a tool, an end. What a stream opens with is none.
+    pub content: bool,
     /// It carries usage and nothing else (chat, completions): to be removed if only the proxy asked for it.
     pub usage_only: bool,
 }
@@ -66,6 +68,7 @@ pub struct StreamWatch {
     stop_reason: bool,
     end_marker: bool,
     error: bool,
+    content: bool,
     sequence_number: Option<u64>,
     /// What the event says whose head has left and whose end has not come.
     unfinished: Option<EventFacts>,
@@ -90,6 +93,7 @@ impl StreamWatch {
             stop_reason: false,
             end_marker: false,
             error: false,
+            content: false,
             sequence_number: None,
             unfinished: None,
         }
@@ -119,6 +123,11 @@ impl StreamWatch {
     /// The end marker has come.
     pub fn has_end_marker(&self) -> bool {
         self.end_marker
+    }
+
+    /// Something of the answer itself has come.
+    pub fn has_content(&self) -> bool {
+        self.content
     }
 
     /// An error event has come.
@@ -165,6 +174,7 @@ impl StreamWatch {
     fn settle(&mut self, facts: EventFacts) {
         self.end_marker |= facts.end_marker;
         self.error |= facts.error;
+        self.content |= facts.content;
     }
 
     fn read(&mut self, bytes: &[u8]) -> EventFacts {
@@ -179,6 +189,7 @@ impl StreamWatch {
             );
             return EventFacts {
                 end_marker: marks,
+                content: marks,
                 ..EventFacts::default()
             };
         }
@@ -189,6 +200,7 @@ impl StreamWatch {
             StreamKind::Messages => self.message_event(data, event.name),
             StreamKind::Other => EventFacts {
                 error: is_named_error || is_error_object(data),
+                content: true,
                 ..EventFacts::default()
             },
         }
@@ -199,14 +211,14 @@ impl StreamWatch {
             error: event_name == Some(b"error"),
             ..EventFacts::default()
         };
-        let (mut no_choices, mut usage) = (false, false);
+        let (mut no_choices, mut usage, mut content) = (false, false, self.content);
         let mut reader = Reader::new(data);
         if !reader.enter_object() {
             return facts;
         }
         while let Some(name) = reader.next_member() {
             if name == b"choices" && reader.enter_array() {
-                no_choices = !self.choices(&mut reader);
+                no_choices = !self.choices(&mut reader, &mut content);
                 continue;
             }
             let Some(value) = reader.value() else { break };
@@ -217,16 +229,17 @@ impl StreamWatch {
             }
         }
         facts.usage_only = no_choices && usage && !facts.error;
+        facts.content = content;
         facts
     }
 
     /// Reads an entered array of choices; says whether it has any.
-    fn choices(&mut self, reader: &mut Reader<'_>) -> bool {
+    fn choices(&mut self, reader: &mut Reader<'_>, content: &mut bool) -> bool {
         let mut any = false;
         while reader.next_element() {
             any = true;
             if reader.enter_object() {
-                self.choice(reader);
+                self.choice(reader, content);
             } else if reader.value().is_none() {
                 break;
             }
@@ -235,7 +248,7 @@ impl StreamWatch {
     }
 
     /// Reads an entered choice.
-    fn choice(&mut self, reader: &mut Reader<'_>) {
+    fn choice(&mut self, reader: &mut Reader<'_>, content: &mut bool) {
         let (mut index, mut finished) = (0, false);
         while let Some(name) = reader.next_member() {
             let Some(value) = reader.value() else { break };
@@ -243,9 +256,12 @@ impl StreamWatch {
                 b"index" => index = choice_index(value),
                 // some providers write an empty text instead of null
                 b"finish_reason" => finished = matches!(value, Value::String(reason) if !reason.is_empty()),
+                b"delta" if !*content => *content = says_something(value),
+                b"text" if !*content => *content = matches!(value, Value::String(text) if !text.is_empty()),
                 _ => {}
             }
         }
+        *content |= finished;
         if index >= MAX_CHOICES {
             self.untracked_choice = true;
             return;
@@ -279,6 +295,16 @@ impl StreamWatch {
         self.sequence_number = sequence_number.or(self.sequence_number);
         let kind = kind.map(str::as_bytes).or(event_name).unwrap_or_default();
         EventFacts {
+            content: !matches!(
+                kind,
+                b"response.created"
+                    | b"response.in_progress"
+                    | b"response.queued"
+                    | b"response.output_item.added"
+                    | b"response.content_part.added"
+                    | b"keepalive"
+                    | b"error"
+            ),
             end_marker: matches!(
                 kind,
                 b"response.completed" | b"response.incomplete" | b"response.failed"
@@ -300,6 +326,7 @@ impl StreamWatch {
             self.stop_reason |= matches!(reason, Some(Value::String(reason)) if !reason.is_empty());
         }
         EventFacts {
+            content: matches!(kind, b"content_block_delta" | b"message_delta" | b"message_stop"),
             end_marker: kind == b"message_stop",
             error: kind == b"error" || event_name == Some(b"error"),
             usage_only: false,
@@ -310,6 +337,18 @@ impl StreamWatch {
 /// The rule: the end marker came, or every choice is finished and HTTP has an end of its own.
 fn is_complete(end_marker: bool, all_finished: bool, end: HttpEnd) -> bool {
     end_marker || all_finished && end == HttpEnd::Framed
+}
+
+/// A delta with more than whose turn it is.
+fn says_something(delta: Value<'_>) -> bool {
+    delta.members().any(|(name, value)| {
+        let says = match value {
+            Value::String(text) => !text.is_empty(),
+            Value::Object(_) | Value::Array(_) => true,
+            Value::Scalar(_) => false,
+        };
+        says && name != b"role"
+    })
 }
 
 fn choice_index(value: Value<'_>) -> usize {
