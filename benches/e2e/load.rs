@@ -184,7 +184,12 @@ fn stamp(event: &[u8]) -> Option<u64> {
 
 /// A request as an SDK sends it.
 fn request(load: &Load, streaming: bool) -> Vec<u8> {
-    let start = r#"{"model":"bench","messages":[{"role":"system","content":"You are terse."},{"role":"user","content":""#;
+    let start = [
+        r#"{"model":""#,
+        &load.model,
+        r#"","messages":[{"role":"system","content":"You are terse."},{"role":"user","content":""#,
+    ]
+    .concat();
     let end = if streaming {
         r#""}],"stream":true,"temperature":0.7}"#
     } else {
@@ -192,7 +197,7 @@ fn request(load: &Load, streaming: bool) -> Vec<u8> {
     };
     let text = "lorem ipsum dolor ".repeat(load.body_bytes / 18 + 1);
     let room = load.body_bytes.saturating_sub(start.len() + end.len());
-    let body = [start, &text[..room], end].concat();
+    let body = [&start, &text[..room], end].concat();
     let mut head = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nhost: {}\r\naccept: application/json\r\ncontent-type: application/json\r\n\
          user-agent: OpenAI/Python 1.99.0\r\nx-stainless-lang: python\r\nx-stainless-os: Linux\r\n\

@@ -51,6 +51,9 @@ struct Load {
     connections: usize,
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
+    /// The model asked for.
+    #[arg(long, default_value = "bench")]
+    model: String,
     /// Size of the request body.
     #[arg(long, default_value_t = 1024)]
     body_bytes: usize,

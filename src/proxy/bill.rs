@@ -170,6 +170,10 @@ impl EdgeProxy {
     pub(super) async fn close_attempt(&self, ctx: &mut RequestCtx, may_have_cost: bool) {
         ctx.bill.turn = None;
         let Some(status) = ctx.bill.under_way.as_ref().map(|attempt| attempt.to.status) else {
+            // nothing left for the provider: its key has used nothing
+            if let Some(paced) = ctx.bill.paced.take() {
+                paced.give_back();
+            }
             return;
         };
         let unanswered = may_have_cost && may_cost(ctx, status);

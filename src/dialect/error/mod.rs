@@ -148,6 +148,13 @@ pub fn is_providers_trouble(data: &[u8]) -> bool {
         _ if envelope.get("type").and_then(Value::as_str) == Some("error") => &envelope,
         _ => return false,
     };
+    let is_filtered = ["type", "code"].iter().any(|name| {
+        let word = error.get(*name).and_then(Value::as_str);
+        word.is_some_and(|word| CONTENT_FILTER.contains(&word))
+    });
+    if is_filtered {
+        return false;
+    }
     ["type", "code", "status"]
         .iter()
         .any(|name| match error.get(*name) {

@@ -1,6 +1,6 @@
 //! The pace of one key: a provider's own limits, kept on our side, so that requests wait here instead of being refused there.
 //!
-//! Two buckets, of requests and of tokens, say when the next one may go; [`turns`] says who that is. Nobody is let in by
+//! Two buckets, of requests and of tokens, say when the next one may go; `turns.rs` says who that is. Nobody is let in by
 //! another: each one that waits sleeps until it is told that its turn has come, then until the buckets hold what it needs,
 //! and takes that itself. So nothing is ever handed to somebody who is gone. What has to hold is one thing:
 //!
