@@ -89,7 +89,9 @@ struct Asked {
     model: Option<Arc<str>>,
     /// The public name whose price counts, where it is not the one asked for.
     public: Option<Arc<str>>,
-    key: Arc<str>,
+    key: KeyOwner,
+    /// The name of the installation's key, where it has several.
+    key_name: Option<Arc<str>>,
     status: u16,
     /// What the responses of a session have cost, each by itself.
     paid: Option<NanoUsd>,
@@ -97,7 +99,7 @@ struct Asked {
 
 impl Bill {
     /// A request leaves for a provider.
-    pub(super) fn begin(&mut self, target: &Target, key: Arc<str>, kind: StreamKind) {
+    pub(super) fn begin(&mut self, target: &Target, owner: KeyOwner, key: &AttemptKey, kind: StreamKind) {
         let provider = &target.provider;
         self.under_way = Some(UnderWay {
             to: Asked {
@@ -105,7 +107,8 @@ impl Bill {
                 dialect: provider.dialect,
                 model: target.model.clone(),
                 public: target.public.clone(),
-                key,
+                key: owner,
+                key_name: key.pooled().map(|key| Arc::clone(&key.id)),
                 status: 0,
                 paid: None,
             },
@@ -138,6 +141,15 @@ impl Bill {
         })
     }
 
+    /// Nothing of it is at a provider any more. A rate that was taken and is still there was taken for nothing: whoever is
+    /// recorded has told what was used.
+    pub(super) fn end_turn(&mut self) {
+        self.turn = None;
+        if let Some(paced) = self.paced.take() {
+            paced.give_back();
+        }
+    }
+
     /// Whether a record is still to be made.
     pub(super) fn is_open(&self) -> bool {
         !self.settled && (self.under_way.is_some() || !self.attempts.is_empty())
@@ -148,13 +160,7 @@ impl EdgeProxy {
     /// A request leaves for a provider with this key.
     pub(super) fn open_bill(&self, ctx: &mut RequestCtx, to: &Target, owner: KeyOwner, key: &AttemptKey) {
         let kind = ctx.stream_kind().unwrap_or(StreamKind::Other);
-        let key = match (owner, key.pooled()) {
-            (KeyOwner::Installation, Some(key)) => Arc::clone(&key.id),
-            (KeyOwner::Installation, None) => "installation".into(),
-            (KeyOwner::Project, _) => "project".into(),
-            (KeyOwner::Nobody, _) => "none".into(),
-        };
-        ctx.bill.begin(to, key, kind);
+        ctx.bill.begin(to, owner, key, kind);
         if ctx.bill.closer.is_none() {
             ctx.bill.closer = Some(Closer {
                 ledger: Arc::clone(&self.ledger),
@@ -168,14 +174,11 @@ impl EdgeProxy {
     /// The attempt under way came to nothing, and another may follow. What it may have cost is charged: its input, as far as
     /// the provider can have read it, when no answer came at all.
     pub(super) async fn close_attempt(&self, ctx: &mut RequestCtx, may_have_cost: bool) {
-        ctx.bill.turn = None;
         let Some(status) = ctx.bill.under_way.as_ref().map(|attempt| attempt.to.status) else {
-            // nothing left for the provider: its key has used nothing
-            if let Some(paced) = ctx.bill.paced.take() {
-                paced.give_back();
-            }
+            ctx.bill.end_turn();
             return;
         };
+        ctx.bill.turn = None;
         let unanswered = may_have_cost && may_cost(ctx, status);
         let prompt = if unanswered {
             let body = request_text(ctx);
@@ -338,7 +341,12 @@ fn attempt_record(ctx: &RequestCtx, attempt: &Asked, metered: Metered) -> Attemp
     AttemptRecord {
         provider: attempt.provider.to_string(),
         model: (!model.is_empty()).then(|| shortened(&model)),
-        key_id: attempt.key.to_string(),
+        key_id: match attempt.key {
+            KeyOwner::Project => "project",
+            KeyOwner::Installation => attempt.key_name.as_deref().unwrap_or("installation"),
+            KeyOwner::Nobody => "none",
+        }
+        .to_owned(),
         status: attempt.status,
         usage: metered.usage,
         cost_nano_usd: cost.nanos(),

@@ -126,6 +126,16 @@ impl RequestCtx {
         }
     }
 
+    /// What is held for the request ends with it, not with the connection.
+    pub fn release(&mut self) {
+        self.cache.follower = None;
+        self.cache.forward = None;
+        self.reservation = None;
+        self.bill.end_turn();
+        self.place = None;
+        self.running = None;
+    }
+
     /// Whether the body can be sent again.
     pub fn body_can_be_repeated(&self) -> bool {
         !matches!(self.body, RequestBody::Streamed)

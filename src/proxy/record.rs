@@ -68,12 +68,8 @@ impl EdgeProxy {
             self.metrics.record_request(labels, &facts);
         }
         self.count_cache(ctx);
-        // what is held for the request ends with it, not with the connection
-        ctx.cache.follower = None;
-        ctx.cache.forward = None;
-        ctx.reservation = None;
-        ctx.place = None;
-        ctx.running = None;
+        ctx.release();
+        let served = &ctx.outcome.served;
         if ctx.arrival.is_quiet || !self.access_log.is_on() {
             return;
         }

@@ -102,6 +102,9 @@ impl Retries {
 
     /// How far the request may go after this failure.
     pub fn reach(&self, failure: &AttemptFailure, situation: Situation) -> Reach {
+        if failure.is_no_attempt() {
+            return Reach::Onward;
+        }
         if self.left == 0 || !situation.body_can_be_repeated {
             return Reach::Nowhere;
         }
@@ -220,6 +223,11 @@ impl AttemptFailure {
             Self::Status(status) => matches!(status, 500 | 502 | 503 | 504 | 529),
             Self::NoPlace | Self::NoPace | Self::Key(..) | Self::TooLong(_) => false,
         }
+    }
+
+    /// Nobody was asked: the next target needs no further attempt.
+    pub fn is_no_attempt(&self) -> bool {
+        matches!(self, Self::NoPlace | Self::NoPace)
     }
 
     /// Whether the provider may have taken the request though it gave no answer.
@@ -392,6 +400,11 @@ mod tests {
                 retries.attempt();
             }
             assert_eq!(retries.reach(&failure, HELD), Reach::Nowhere);
+            assert_eq!(
+                retries.reach(&AttemptFailure::NoPlace, HELD),
+                Reach::Onward,
+                "nobody was asked"
+            );
             assert!(!retries.are_left());
         }
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::edge::{TestEdge, TokenUser};
-use crate::http::{Request, chat, chat_streamed};
+use crate::http::{Connection, Request, chat, chat_streamed};
 use crate::provider::{Gate, Provider, Refusing, Reply, chat_chunks};
 
 fn one(provider: &Provider, over: Value) -> (TestEdge, TokenUser) {
@@ -59,8 +59,14 @@ fn newest_record(edge: &TestEdge) -> Value {
     edge.admin().get("/manage/usage/records").expect(200).json()[0].clone()
 }
 
-fn providers(edge: &TestEdge) -> Value {
-    edge.admin().get("/manage/providers").expect(200).json()
+fn keys_of_openai(edge: &TestEdge) -> Value {
+    let shown = edge.admin().get("/manage/providers").expect(200).json();
+    let openai = shown
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|one| one["name"] == "openai");
+    openai.unwrap()["keys"].clone()
 }
 
 #[test]
@@ -123,14 +129,8 @@ fn a_provider_that_says_when_is_waited_for_as_long_as_that_is_not_too_long() {
     let after: u64 = refused.header("retry-after").unwrap().parse().unwrap();
     assert!((28..=30).contains(&after), "{after}");
     assert_eq!(provider.count(), before);
-    let shown = providers(&edge);
-    let openai = shown
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|one| one["name"] == "openai")
-        .unwrap();
-    assert_eq!(openai["keys"][0]["state"], "rate_limited", "{openai}");
+    let keys = keys_of_openai(&edge);
+    assert_eq!(keys[0]["state"], "rate_limited", "{keys}");
 }
 
 #[test]
@@ -220,18 +220,12 @@ fn keys_take_turns_and_a_refused_or_penniless_one_is_left_alone() {
     }
     assert_eq!((asked("one"), asked("two")), (4, 9), "it was refused once");
     edge.wait_for_log("does not take the key `one`");
-    let shown = providers(&edge);
-    let openai = shown
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|one| one["name"] == "openai")
-        .unwrap();
+    let keys = keys_of_openai(&edge);
     assert_eq!(
-        (&openai["keys"][0]["state"], &openai["keys"][1]["state"]),
+        (&keys[0]["state"], &keys[1]["state"]),
         (&json!("refused"), &json!("ok"))
     );
-    assert!(!shown.to_string().contains("sk-one"));
+    assert!(!keys.to_string().contains("sk-one"));
     // it comes back by itself
     provider.forget_scripts();
     std::thread::sleep(Duration::from_millis(1200));
@@ -426,7 +420,8 @@ fn places_at_a_provider_are_waited_for_and_then_the_next_target_answers() {
     let (first, second) = (Provider::start(), Provider::start());
     let edge = TestEdge::plan(&first)
         .with(json!({
-            "router": {"max_wait": "700ms"},
+            // who finds no place has not asked anybody: the next target needs no retry
+            "router": {"max_wait": "700ms", "retries": 0},
             "providers": {
                 "openai": {"base_url": first.url(), "max_concurrency": 1, "max_queue": 1},
                 "second": {"dialect": "openai", "base_url": second.url(), "api_key": "sk-second-second-second"},
@@ -546,4 +541,19 @@ fn a_stream_that_was_shown_is_never_begun_again() {
     let rest = user.stream("/v1/chat/completions", chat_streamed("m")).finish();
     assert!(!rest.is_done());
     assert_eq!(second.count(), 0);
+}
+
+#[test]
+fn a_client_that_leaves_while_an_error_is_read_closes_the_call() {
+    let provider = Provider::start();
+    let (_edge, user) = one(&provider, json!({}));
+    let halves = vec![b"{\"error\":".to_vec(), b"{}}".to_vec()];
+    provider.next(Reply::status(500).pieces(halves).hang_after(1));
+    let request = Request::new("POST", "/v1/chat/completions").json(&chat("gpt-a"));
+    let mut connection = Connection::open(user.address);
+    connection.send(&user.sign(request));
+    provider.wait_for_requests(1);
+    std::thread::sleep(Duration::from_millis(300));
+    drop(connection);
+    provider.wait_until_left(0, Duration::from_secs(3));
 }

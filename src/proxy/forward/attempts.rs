@@ -172,7 +172,9 @@ impl EdgeProxy {
                 .await
             {
                 Ok(Some(next)) => {
-                    journey.retries.attempt();
+                    if !failure.is_no_attempt() {
+                        journey.retries.attempt();
+                    }
                     return Step::On(next);
                 }
                 Ok(None) => {}

@@ -41,7 +41,10 @@ pub(super) struct Choosy {
 }
 
 /// The longest beginning of an answer that is held to see what it is.
-const LONGEST_BEGINNING: usize = 256 * 1024;
+const LONGEST_BEGINNING: usize = 64 * 1024;
+
+/// An error object shows itself within so many bytes.
+const LONGEST_SIGN: usize = 64;
 
 /// The beginning of an answer up to its first words. A stream that ends, breaks or falls silent before them, and an error
 /// in the place of an answer, is none.
@@ -52,7 +55,7 @@ pub(super) async fn first_words(
     client: &mut Client<'_>,
     choosy: Choosy,
 ) -> Result<Option<Bytes>, NotShown> {
-    let mut held: Option<BytesMut> = None;
+    let mut held = BytesMut::new();
     loop {
         let overtime = async {
             match choosy.first_token {
@@ -71,20 +74,17 @@ pub(super) async fn first_words(
                 let how = "its stream ended before it had said anything".to_owned();
                 return Err(NotShown::NoAnswer(AttemptFailure::BrokenOff(how)));
             }
-            if events.is_none() && held.as_deref().is_some_and(is_trouble) {
+            if events.is_none() && is_trouble(&held) {
                 return Err(NotShown::NoAnswer(AttemptFailure::NoAnswer("error_answer")));
             }
             body.end_again();
-            return Ok(held.map(BytesMut::freeze));
+            return Ok((!held.is_empty()).then(|| held.freeze()));
         };
-        let long = held.as_ref().map_or(0, BytesMut::len) + piece.len() > LONGEST_BEGINNING;
-        let whole = match &mut held {
-            None => piece,
-            Some(held) => {
-                held.extend_from_slice(&piece);
-                held.clone().freeze()
-            }
-        };
+        let is_first = held.is_empty();
+        if !is_first {
+            held.extend_from_slice(&piece);
+        }
+        let whole: &[u8] = if is_first { &piece } else { &held };
         let shown = match events.as_deref() {
             Some(events) => {
                 if events.told_error().is_some_and(is_providers_trouble) && !events.has_content() {
@@ -92,19 +92,19 @@ pub(super) async fn first_words(
                 }
                 events.has_begun()
             }
-            None if looks_like_error(&whole) && !body.is_complete() => false,
+            None if looks_like_error(whole) && !body.is_complete() => false,
             None => {
-                if is_trouble(&whole) {
+                if is_trouble(whole) {
                     return Err(NotShown::NoAnswer(AttemptFailure::NoAnswer("error_answer")));
                 }
                 true
             }
         };
-        if shown || long {
-            return Ok(Some(whole));
+        if shown || whole.len() > LONGEST_BEGINNING {
+            return Ok(Some(if is_first { piece } else { held.freeze() }));
         }
-        if held.is_none() {
-            held = Some(BytesMut::from(whole));
+        if is_first {
+            held.extend_from_slice(&piece);
         }
     }
 }
@@ -115,7 +115,8 @@ fn is_trouble(body: &[u8]) -> bool {
 
 /// Whether a body begins as an error object does, or may.
 fn looks_like_error(body: &[u8]) -> bool {
-    let start: Vec<u8> = body
+    let sign = &body[..body.len().min(LONGEST_SIGN)];
+    let start: Vec<u8> = sign
         .iter()
         .copied()
         .filter(|byte| !byte.is_ascii_whitespace())
@@ -124,5 +125,5 @@ fn looks_like_error(body: &[u8]) -> bool {
     // as much of it as has come
     [&br#"{"error":"#[..], br#"{"type":"error""#]
         .iter()
-        .any(|error| start.starts_with(error) || error.starts_with(&start))
+        .any(|error| start.starts_with(error) || sign.len() < LONGEST_SIGN && error.starts_with(&start))
 }

@@ -40,7 +40,11 @@ impl EdgeProxy {
         ctx.bill.answered(status);
         let silence = ctx.snapshot.settings.server.stream_idle_timeout;
         if status >= 400 {
-            answer.read_ahead = Some(error_body(&mut answer.connected.session, silence).await);
+            answer.read_ahead = tokio::select! {
+                biased;
+                ahead = error_body(&mut answer.connected.session, silence) => Some(ahead),
+                gone = client.gone() => return Exchanged::Delivered(Self::client_left(ctx, gone)),
+            };
         }
         let said = answer.read_ahead.as_ref().map_or(&[][..], |ahead| &ahead.bytes);
         let provider = &answer.target.provider;
