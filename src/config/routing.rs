@@ -300,10 +300,12 @@ impl ModelSettings {
             if *fallback == name {
                 section.refuse("fallbacks", "names the model itself");
             } else if !names.contains(&fallback.as_str()) {
-                section.refuse(
-                    "fallbacks",
-                    &format!("names `{fallback}`, which is none of `models`"),
-                );
+                let hint = match nearest(fallback, names.iter().copied().filter(|other| *other != name)) {
+                    Some(near) => format!("; did you mean `{near}`?"),
+                    None => String::new(),
+                };
+                let message = format!("names `{fallback}`, which is none of `models`{hint}");
+                section.refuse("fallbacks", &message);
             } else if fallbacks[..index].contains(fallback) {
                 section.refuse("fallbacks", &format!("names `{fallback}` twice"));
             }

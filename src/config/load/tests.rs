@@ -672,6 +672,10 @@ fn keys_of_a_provider_have_names_and_limits() {
             "none of `models`",
         ),
         (
+            "models: {m: {targets: [{provider: openai, model: x}], fallbacks: [cheep]}, cheap: {targets: [{provider: openai, model: x}]}}",
+            "did you mean `cheap`?",
+        ),
+        (
             "models: {m: {targets: [{provider: openai, model: x}], fallbacks: [m]}}",
             "the model itself",
         ),
