@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use schemars::{JsonSchema, Schema};
 
-use super::shapes::{Budget, Id, Limits, Notes, Time};
+use super::shapes::{Budget, BudgetChange, Id, Limits, Notes, Time};
 
 /// `POST /manage/projects`.
 #[derive(JsonSchema)]
@@ -47,7 +47,7 @@ pub struct UpdateProject {
     /// Models its tokens may ask for, as patterns.
     allowed_models: Option<Vec<String>>,
     limits: Option<Limits>,
-    budget: Option<Budget>,
+    budget: Option<BudgetChange>,
     metadata: Option<Notes>,
 }
 
@@ -102,7 +102,7 @@ pub struct UpdateToken {
     /// Addresses and networks it may be used from.
     allowed_ips: Option<Vec<String>>,
     limits: Option<Limits>,
-    budget: Option<Budget>,
+    budget: Option<BudgetChange>,
     metadata: Option<Notes>,
 }
 

@@ -42,6 +42,16 @@ pub struct Budget {
     period: Period,
 }
 
+/// A change of a budget: a merge patch, so that each part may be there by itself where there is a budget already.
+#[derive(JsonSchema)]
+pub struct BudgetChange {
+    /// US dollars; 0: nothing.
+    #[schemars(range(min = 0, max = 1_000_000_000))]
+    usd: Option<f64>,
+    /// When it starts anew.
+    period: Option<Period>,
+}
+
 /// The period of a budget.
 #[derive(JsonSchema)]
 #[schemars(rename_all = "lowercase")]
